@@ -1,1 +1,9 @@
-//! placeholder
+//! What hone's agent and controller agree on.
+//!
+//! The comments in `proto/hone/v1/*.proto` are the specification of the wire. Everything past the wire uses the
+//! types of this crate: ids and quantities are newtypes that cannot be mixed up, and parsing happens once, at the
+//! boundary.
+
+pub mod id;
+pub mod quantity;
+pub mod time;

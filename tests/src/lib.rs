@@ -1,1 +1,1 @@
-//! placeholder
+//! Empty for now.
