@@ -4,6 +4,7 @@
 //! types of this crate: ids and quantities are newtypes that cannot be mixed up, and parsing happens once, at the
 //! boundary.
 
+pub mod error;
 pub mod id;
 pub mod quantity;
 pub mod time;
