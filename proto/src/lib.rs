@@ -4,7 +4,10 @@
 //! types of this crate: ids and quantities are newtypes that cannot be mixed up, and parsing happens once, at the
 //! boundary.
 
+pub mod assignment;
+pub mod convert;
 pub mod error;
+pub mod event;
 pub mod id;
 pub mod quantity;
 pub mod time;
