@@ -1,0 +1,3 @@
+"""hone's reference trainer: the native level of the container contract."""
+
+CONTRACT = 1

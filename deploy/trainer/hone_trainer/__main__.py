@@ -1,0 +1,138 @@
+"""Runs one attempt as spec.json asks, and leaves result.json whatever happens."""
+
+import argparse
+import logging
+import sys
+import time
+import traceback
+
+from hone_trainer import CONTRACT, environment, spec as specs
+from hone_trainer.contract import Controls, Exit, MetricsWriter, Paths, write_result
+from hone_trainer.errors import Stopped, exit_code, retryable
+from hone_trainer.model import check_model_dir
+from hone_trainer.rows import Channel, read_channel
+from hone_trainer.split import split
+
+log = logging.getLogger("hone_trainer")
+
+
+class Attempt:
+    """Carries what the final word needs, however far things came."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+        self.controls = Controls(paths.control)
+        self.metrics: MetricsWriter | None = None
+        self.session = None
+        self.package: str | None = None
+        self._started = time.monotonic()
+
+    def run(self) -> None:
+        """Cheap checks first: a bad spec or bad data fails before any import."""
+        self.controls.install()
+        self.metrics = MetricsWriter(self.paths.metrics, self.paths.attempt)
+        spec = specs.load(self.paths.spec)
+        environment.configure_logging(spec.log_level)
+        check_model_dir(self.paths.model)
+        channels = self._read(spec)
+        held_out = channels[1].rows if len(channels) > 1 else None
+        parts = split(channels[0].rows, held_out, spec.data.held_out.fraction, spec.data.held_out.seed)
+        self._stop_if_asked()
+
+        environment.quieten_transformers()
+        from hone_trainer import train
+        from hone_trainer.session import Session
+
+        self.session = Session(spec, self.paths, self.metrics, self.controls)
+        self._stop_if_asked()
+        train.run(self.session, channels, parts)
+        self.package = str(self.paths.output / "package")
+
+    def _read(self, spec: specs.Spec) -> list[Channel]:
+        names = ["train"] + ([spec.data.held_out.channel] if spec.data.held_out.channel else [])
+        return [read_channel(self.paths.data, name, spec.data.format) for name in names]
+
+    def _stop_if_asked(self) -> None:
+        source = self.controls.stop_requested()
+        if source:
+            raise Stopped(source, saved=False)
+
+    def finish(self, error: BaseException | None) -> Exit:
+        """Writes the last records and result.json; gives the exit code."""
+        code = Exit.COMPLETED if error is None else exit_code(error)
+        status = "completed" if error is None else "interrupted" if isinstance(error, Stopped) else "failed"
+        reason = "finished as specified" if error is None else str(error) or type(error).__name__
+        result = {"status": status, "code": int(code), "reason": reason, "retryable": retryable(code)}
+        result |= self._progress() | {"wall_s": round(time.monotonic() - self._started, 3), "package": self.package}
+        result["error"] = _describe(error) if status == "failed" else None
+        try:
+            if self.metrics is not None:
+                self.metrics.write("end", result["step"], status=status, reason=reason)
+                self.metrics.close()
+            write_result(self.paths, result)
+        except OSError as failure:
+            log.error("cannot write the result: %s", failure)
+            return Exit.CANNOT_WRITE if code == Exit.COMPLETED else code
+        return code
+
+    def _progress(self) -> dict:
+        session = self.session
+        if session is None:
+            empty = dict.fromkeys(("last_checkpoint", "best_checkpoint", "best_metric", "max_steps", "epoch"))
+            return {"step": 0, "tokens_seen": 0, "metrics": {}, **empty}
+        progress, best = session.progress, session.progress.best
+        best_path = self.paths.output / f"checkpoint-{best['step']}" if best else None
+        metrics = {"loss": session.last_loss}
+        for name, score in (("base", progress.base), ("tuned", session.tuned and session.tuned.as_dict())):
+            if score:
+                metrics |= {f"{name}_nll_sum": score["nll_sum"], f"{name}_tokens": score["tokens"]}
+        return {
+            "step": progress.step,
+            "max_steps": progress.max_steps or None,
+            "epoch": progress.epoch,
+            "tokens_seen": progress.tokens_seen,
+            "last_checkpoint": session.last_checkpoint,
+            "best_checkpoint": str(best_path) if best_path and best_path.is_dir() else None,
+            "best_metric": best,
+            "metrics": metrics,
+        }
+
+
+def _describe(error: BaseException | None) -> dict | None:
+    if error is None:
+        return None
+    trace = "".join(traceback.format_exception(error))
+    return {"type": type(error).__name__, "message": str(error), "trace": trace[-16_000:]}
+
+
+def main() -> int:
+    """Everything of this process; the exit code is the return value."""
+    parser = argparse.ArgumentParser(prog="hone_trainer", description=__doc__)
+    parser.add_argument("--contract", action="store_true", help="print the contract's version and exit")
+    if parser.parse_args().contract:
+        print(CONTRACT)
+        return Exit.COMPLETED
+    environment.configure_logging("info")
+    try:
+        paths = Paths.from_env()
+    except ValueError as error:
+        log.error("HONE_ATTEMPT: %s", error)
+        return Exit.USAGE
+    environment.prepare(paths)
+    attempt = Attempt(paths)
+    try:
+        attempt.run()
+        failure = None
+    except BaseException as error:  # the last word is owed for every ending
+        failure = error
+        if isinstance(error, Stopped):
+            log.info("%s", error)
+        elif exit_code(error) == Exit.INTERNAL:
+            log.exception("the attempt failed")
+        else:
+            log.error("%s", error)
+    return attempt.finish(failure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Failures that have an exit code of their own, and the code for all others."""
+
+import errno
+
+from hone_trainer.contract import Exit
+
+
+class TrainerError(Exception):
+    """A failure with a known cause; subclasses fix the exit code."""
+
+    code = Exit.INTERNAL
+
+
+class SpecError(TrainerError):
+    """The spec is invalid, or asks for what this trainer cannot do."""
+
+    code = Exit.BAD_SPEC
+
+
+class DataError(TrainerError):
+    """The data is there but of no use."""
+
+    code = Exit.DATA
+
+
+class MissingInput(TrainerError):
+    """The model or the data is not where the contract puts it."""
+
+    code = Exit.MISSING_INPUT
+
+
+class NotFinite(TrainerError):
+    """The loss or the gradient norm is not a finite number."""
+
+    code = Exit.NOT_FINITE
+
+
+class Stopped(TrainerError):
+    """A stop was asked for; `saved` says whether a checkpoint holds all work."""
+
+    def __init__(self, source: str, saved: bool) -> None:
+        super().__init__(f"stopped on request ({source})")
+        self.source = source
+        self.saved = saved
+        self.code = Exit.INTERRUPTED if saved else Exit.INTERRUPTED_UNSAVED
+
+
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_GPU_FAULTS = ("CUDA error", "NCCL", "uncorrectable ECC", "cuDNN error", "CUBLAS_STATUS")
+
+
+def exit_code(error: BaseException) -> Exit:
+    """The exit code that says most about this failure."""
+    for cause in _chain(error):
+        if isinstance(cause, TrainerError):
+            return Exit(cause.code)
+        if isinstance(cause, OSError) and (
+            cause.errno in _CANNOT_WRITE or isinstance(cause, PermissionError)
+        ):
+            return Exit.CANNOT_WRITE
+        if isinstance(cause, MemoryError):
+            return Exit.HOST_MEMORY
+        name, text = type(cause).__name__, str(cause)
+        # Matched by name: PyTorch may not be loaded when this is asked.
+        if name == "OutOfMemoryError":
+            return Exit.GPU_MEMORY
+        if "can't allocate memory" in text:
+            return Exit.HOST_MEMORY
+        if "out of memory" in text and "CUDA" in text:
+            return Exit.GPU_MEMORY
+        # Libraries in other languages report a full disk as text only.
+        if "No space left on device" in text or "Disk quota exceeded" in text:
+            return Exit.CANNOT_WRITE
+        if isinstance(cause, RuntimeError) and any(sign in text for sign in _GPU_FAULTS):
+            return Exit.GPU_FAULT
+    return Exit.INTERNAL
+
+
+def retryable(code: Exit) -> bool:
+    """Whether another attempt with the same spec may succeed."""
+    return code in (
+        Exit.INTERNAL,
+        Exit.CANNOT_WRITE,
+        Exit.INTERRUPTED,
+        Exit.INTERRUPTED_UNSAVED,
+        Exit.GPU_MEMORY,
+        Exit.HOST_MEMORY,
+        Exit.GPU_FAULT,
+    )
+
+
+def _chain(error: BaseException):
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__

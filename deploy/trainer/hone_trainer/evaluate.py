@@ -1,0 +1,97 @@
+"""Perplexity done right: summed loss over counted tokens, never a mean of means."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+
+from hone_trainer.batches import collate
+from hone_trainer.render import IGNORED, Example
+
+
+@dataclass
+class Score:
+    """Sums over a set of rows."""
+
+    nll_sum: float = 0.0
+    tokens: int = 0
+    correct: int = 0
+    bytes: int = 0
+    rows: int = 0
+
+    def loss(self) -> float:
+        """Mean negative log-likelihood per token, in nats."""
+        return self.nll_sum / self.tokens if self.tokens else math.nan
+
+    def perplexity(self) -> float:
+        """exp of the loss; inf rather than an overflow."""
+        loss = self.loss()
+        return math.exp(loss) if loss < 700 else (math.nan if math.isnan(loss) else math.inf)
+
+    def values(self) -> dict[str, float]:
+        """The values of a metrics record."""
+        return {
+            "eval_nll_sum": self.nll_sum,
+            "eval_tokens": self.tokens,
+            "eval_loss": self.loss(),
+            "eval_perplexity": self.perplexity(),
+            "eval_token_accuracy": self.correct / self.tokens if self.tokens else math.nan,
+            "eval_bits_per_byte": self.nll_sum / (math.log(2) * self.bytes) if self.bytes else math.nan,
+            "eval_rows": self.rows,
+        }
+
+    def as_dict(self) -> dict:
+        """The sums, for a checkpoint."""
+        return asdict(self)
+
+
+def summed_nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The summed loss of the next-token targets, in fp32."""
+    targets = labels[:, 1:].reshape(-1).to(logits.device)
+    scores = logits[:, :-1].reshape(-1, logits.size(-1)).float()
+    return torch.nn.functional.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
+
+
+def evaluate(
+    model,
+    examples: list[Example],
+    pad: int,
+    batch: int,
+    autocast: Callable[[], contextlib.AbstractContextManager],
+    interrupted: Callable[[], bool],
+) -> Score | None:
+    """Scores a model on examples; None if it was interrupted between batches.
+
+    Runs in evaluation mode and draws no random number: training that goes on
+    afterwards is the same as without it.
+    """
+    device = next(model.parameters()).device
+    score = Score()
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(examples), batch):
+                if interrupted():
+                    return None
+                rows = examples[start : start + batch]
+                inputs = {name: tensor.to(device) for name, tensor in collate(rows, pad).items()}
+                labels = inputs.pop("labels")
+                with autocast():
+                    logits = model(**inputs, use_cache=False).logits
+                _add(score, logits, labels, rows)
+    finally:
+        model.train(was_training)
+    return score
+
+
+def _add(score: Score, logits: torch.Tensor, labels: torch.Tensor, rows: list[Example]) -> None:
+    targets = labels[:, 1:]
+    counted = targets != IGNORED
+    score.nll_sum += summed_nll(logits, labels).item()
+    score.tokens += int(counted.sum())
+    score.correct += int(((logits[:, :-1].argmax(-1) == targets) & counted).sum())
+    score.bytes += sum(row.scored_bytes for row in rows)
+    score.rows += len(rows)

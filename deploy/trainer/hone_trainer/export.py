@@ -1,0 +1,51 @@
+"""The package: what a finished job hands over, complete or not there at all."""
+
+import datetime
+import json
+from importlib import resources
+from pathlib import Path
+
+from hone_trainer.card import model_card
+from hone_trainer.contract import CheckpointStage, encode
+from hone_trainer.evaluate import Score
+from hone_trainer.rows import Channel
+from hone_trainer.session import Session
+from hone_trainer.split import Split
+
+PACKAGE = "package"
+
+
+def export(session: Session, channels: list[Channel], split: Split, train_rows: int) -> Path:
+    """Writes output/package; its manifest comes last, then its name."""
+    step, paths = session.progress.step, session.paths
+    evaluation = evaluation_report(session)
+    with CheckpointStage(paths.output, step, paths.attempt, name=PACKAGE) as stage:
+        session.save_weights(stage.path)
+        if session.kind == "adapter":
+            name_base(stage.path / "adapter_config.json", session.spec.model_name)
+        (stage.path / "eval.json").write_bytes(encode(evaluation))
+        (stage.path / "inference.py").write_text(resources.files("hone_trainer").joinpath("inference.py").read_text())
+        card = model_card(session, channels, split, train_rows, evaluation, datetime.date.today())
+        (stage.path / "README.md").write_text(card)
+        return stage.commit(artifact=session.kind, **session.manifest_facts())
+
+
+def name_base(path: Path, public_name: str) -> None:
+    """Replaces the container's path of the base by its public name."""
+    config = json.loads(path.read_text())
+    config["base_model_name_or_path"] = public_name
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def evaluation_report(session: Session) -> dict:
+    """Base against tuned on the held-out rows; empty without such rows."""
+    base = Score(**session.progress.base) if session.progress.base else None
+    tuned = session.tuned
+    report: dict = {"v": 1, "step": session.progress.step, "rows": len(session.held_out), "precision": session.precision}
+    report["seq_len"] = session.spec.train.seq_len
+    report["loss_on"] = session.spec.data.loss_on
+    for name, score in (("base", base), ("tuned", tuned)):
+        report[name] = {key.removeprefix("eval_"): value for key, value in score.values().items()} if score else None
+    if base and tuned:
+        report["perplexity_ratio"] = tuned.perplexity() / base.perplexity()
+    return report

@@ -1,0 +1,64 @@
+"""What a checkpoint carries beside Hugging Face's files: hone_state.json."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from hone_trainer.contract import MANIFEST, encode, verify_checkpoint, write_durably
+from hone_trainer.errors import MissingInput, SpecError
+
+STATE_FILE = "hone_state.json"
+
+
+@dataclass
+class Progress:
+    """Counters that go on over attempts, and what a continuation must match."""
+
+    lineage: dict = field(default_factory=dict)
+    data_digest: str = ""
+    step: int = 0
+    max_steps: int = 0
+    epoch: float = 0.0
+    tokens_seen: int = 0
+    samples_seen: int = 0
+    train_seconds: float = 0.0
+    threads: int = 0
+    precision: str = ""
+    torch: str = ""
+    base: dict | None = None
+    best: dict | None = None
+
+    def save(self, directory: Path) -> None:
+        """Writes hone_state.json into a checkpoint in the making."""
+        write_durably(directory / STATE_FILE, encode({"v": 1, **asdict(self)}))
+
+    @classmethod
+    def load(cls, directory: Path) -> "Progress":
+        """Reads it back from a complete checkpoint."""
+        try:
+            if (directory / MANIFEST).exists():
+                # Sizes only: whoever brought the files here has hashed them.
+                verify_checkpoint(directory, hashes=False)
+            values = json.loads((directory / STATE_FILE).read_bytes())
+            known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        except (OSError, ValueError, TypeError) as error:
+            raise MissingInput(f"cannot resume from {directory}: {error}") from error
+        return cls(**known)
+
+    def require_same(self, lineage: dict, data_digest: str) -> None:
+        """Refuses to continue what would not be the same training."""
+        # Through JSON and back: a checkpoint cannot tell a tuple from a list.
+        wanted = json.loads(encode(lineage))
+        changed = sorted(name for name in wanted if self.lineage.get(name) != wanted[name])
+        if data_digest != self.data_digest:
+            changed.append("the training data")
+        if changed:
+            raise SpecError(f"cannot resume: these differ from the checkpoint: {', '.join(changed)}")
+
+
+def threads_of(directory: Path) -> int | None:
+    """The thread count of a checkpoint's writer, to be used again; None if unknown."""
+    try:
+        return int(json.loads((directory / STATE_FILE).read_bytes())["threads"]) or None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,165 @@
+"""One attempt in flight: its inputs, its counters, and what it writes."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from hone_trainer.contract import MANIFEST, CheckpointStage, Controls, MetricsWriter, Paths
+from hone_trainer.errors import Stopped
+from hone_trainer.evaluate import Score, evaluate
+from hone_trainer.facts import facts
+from hone_trainer.progress import Progress
+from hone_trainer.render import Example
+from hone_trainer.spec import Spec
+
+log = logging.getLogger(__name__)
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Session:
+    """What the loop, the evaluation and the export share."""
+
+    def __init__(self, spec: Spec, paths: Paths, metrics: MetricsWriter, controls: Controls) -> None:
+        self.spec = spec
+        self.paths = paths
+        self.metrics = metrics
+        self.controls = controls
+        self.progress = Progress()
+        self.model = None
+        self.tokenizer = None
+        self.held_out: list[Example] = []
+        self.precision = "fp32"
+        self.last_checkpoint: str | None = None
+        self.last_loss: float | None = None
+        self.tuned: Score | None = None
+        self.versions = facts()
+        self._started = time.monotonic()
+
+    @property
+    def kind(self) -> str:
+        """What checkpoints and packages hold: an adapter, or the full weights."""
+        return "adapter" if self.spec.method == "lora" else "full"
+
+    def wall_seconds(self) -> float:
+        """Since this attempt began."""
+        return time.monotonic() - self._started
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Records begin and end; a stop is noticed at either edge."""
+        self.metrics.write("phase", self.progress.step, name=name, state="begin")
+        started = time.monotonic()
+        yield
+        seconds = round(time.monotonic() - started, 3)
+        self.metrics.write("phase", self.progress.step, name=name, state="end", duration_s=seconds)
+        log.info("%s took %.1f s", name, seconds)
+
+    def stop_if_asked(self, saved: bool) -> None:
+        """Ends the attempt if a stop was asked for."""
+        source = self.controls.stop_requested()
+        if source:
+            raise Stopped(source, saved)
+
+    def notice(self, level: str, code: str, message: str) -> None:
+        """Something that the user should know, in the metrics and in the log."""
+        self.metrics.write("notice", self.progress.step, level=level, code=code, message=message)
+        log.log(logging.WARNING if level == "warning" else logging.INFO, "%s: %s", code, message)
+
+    def record(self, split: str, values: dict, **fields: object) -> None:
+        """One metrics record at the current step."""
+        self.metrics.write("metrics", self.progress.step, split=split, epoch=self.progress.epoch, values=values, **fields)
+        if split == "train":
+            log.info("step %d loss %.4f", self.progress.step, values["loss"])
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether the held-out rows are scored at this step."""
+        every = self.spec.train.eval_every
+        return bool(every and self.held_out and step % every == 0)
+
+    def score(self, base: bool) -> Score | None:
+        """Scores the held-out rows with the base or the tuned weights."""
+        adapter_off = self.model.disable_adapter() if base and self.kind == "adapter" else contextlib.nullcontext()
+        with adapter_off:
+            return evaluate(
+                self.model,
+                self.held_out,
+                pad=self.tokenizer.pad_token_id,
+                batch=self.spec.train.micro_batch,
+                autocast=self._autocast,
+                interrupted=lambda: self.controls.stop_requested() is not None,
+            )
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if self.precision not in _AUTOCAST:
+            return contextlib.nullcontext()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.autocast(device, dtype=_AUTOCAST[self.precision])
+
+    def evaluate_base(self) -> None:
+        """Scores the base once; attempts that follow find it in the checkpoint."""
+        with self.phase("eval"):
+            score = self.score(base=True)
+        if score is None:
+            self.stop_if_asked(saved=False)
+            return
+        self.progress.base = score.as_dict()
+        self.record("eval_base", score.values(), model="base")
+
+    def evaluate_tuned(self) -> None:
+        """Scores the tuned weights; says nothing if interrupted."""
+        with self.phase("eval"):
+            score = self.score(base=False)
+        if score is None:
+            return
+        self.tuned = score
+        self.record("eval", score.values(), model="tuned")
+        best = self.progress.best
+        if best is None or score.loss() < best["eval_loss"]:
+            self.progress.best = {"step": self.progress.step, "eval_loss": score.loss()}
+
+    def save_checkpoint(self, reason: str, save_state: Callable[[str], None]) -> None:
+        """Saves everything that a continuation needs, then says so."""
+        started = time.monotonic()
+        with self.phase("save"), CheckpointStage(self.paths.output, self.progress.step, self.paths.attempt) as stage:
+            self.save_weights(stage.path)
+            save_state(str(stage.path))
+            self.progress.save(stage.path)
+            final = stage.commit(**self.manifest_facts())
+        self.last_checkpoint = str(final)
+        self.metrics.write(
+            "checkpoint",
+            self.progress.step,
+            path=str(final),
+            kind=self.kind,
+            bytes=stage.bytes,
+            reason=reason,
+            duration_s=time.monotonic() - started,
+            manifest=str(final / MANIFEST),
+        )
+        self.metrics.sync()
+
+    def save_weights(self, directory: Path) -> None:
+        """Weights (or the adapter) and the tokenizer, under Hugging Face's names."""
+        # Whether embeddings were resized would be looked up on the network.
+        extra = {"save_embedding_layers": False} if self.kind == "adapter" else {}
+        self.model.save_pretrained(directory, **extra)
+        self.tokenizer.save_pretrained(directory)
+        (directory / "README.md").unlink(missing_ok=True)
+
+    def manifest_facts(self) -> dict:
+        """What manifests say beside their files."""
+        return {
+            "kind": self.kind,
+            "job": self.spec.job_id,
+            "project": self.spec.project,
+            "world_size": 1,
+            "model": self.spec.model_name,
+            "model_digest": self.spec.model_digest,
+            "spec_digest": self.spec.digest,
+            "versions": self.versions,
+        }

@@ -1,0 +1,186 @@
+"""One attempt from inputs to package, phase by phase."""
+
+import hashlib
+import logging
+
+from hone_trainer.batches import steps_per_epoch
+from hone_trainer.contract import Paths
+from hone_trainer.errors import DataError, Stopped
+from hone_trainer.export import export
+from hone_trainer.loop import Loop
+from hone_trainer.model import (
+    add_adapter,
+    check_model_dir,
+    end_tokens,
+    load_model,
+    load_tokenizer,
+    parameter_counts,
+    resolve_precision,
+)
+from hone_trainer.progress import Progress
+from hone_trainer.render import Example, Renderer, prepare_tokenizer
+from hone_trainer.rows import Channel
+from hone_trainer.session import Session
+from hone_trainer.spec import Spec
+from hone_trainer.split import Split
+
+log = logging.getLogger(__name__)
+
+
+def run(session: Session, channels: list[Channel], split: Split) -> None:
+    """Trains, evaluates and exports; raises Stopped when asked to stop."""
+    import torch
+    from transformers import set_seed
+
+    spec, paths = session.spec, session.paths
+    session.precision = resolve_precision(spec.train.precision)
+    with session.phase("load_data"):
+        examples = _examples(session, split)
+    data_digest = digest(examples)
+    resumed = _resume(session, data_digest)
+    session.stop_if_asked(saved=resumed is not None)
+
+    with session.phase("load_model"):
+        set_seed(spec.train.seed)
+        session.model = load_model(paths.model, spec, session.precision)
+        if session.kind == "adapter":
+            session.model = add_adapter(session.model, spec)
+    progress = session.progress
+    if resumed is not None:
+        _notice_changes(session)
+    progress.lineage, progress.data_digest = spec.lineage(), data_digest
+    progress.max_steps = max_steps(spec, len(examples))
+    progress.threads, progress.precision = torch.get_num_threads(), session.precision
+    progress.torch = torch.__version__
+    _announce(session, resumed)
+
+    if session.held_out and spec.evaluate_base and progress.base is None:
+        session.evaluate_base()
+    _train(session, examples, resumed)
+    if session.held_out:
+        session.evaluate_tuned()
+    session.stop_if_asked(saved=True)
+    with session.phase("export"):
+        export(session, channels, split, len(examples))
+    session.stop_if_asked(saved=True)
+
+
+def _examples(session: Session, split: Split) -> list[Example]:
+    """Tokenised train rows; sets tokenizer and held-out rows; reports losses."""
+    spec, model_dir = session.spec, session.paths.model
+    tokenizer = load_tokenizer(model_dir, spec.trust_remote_code)
+    prepare_tokenizer(tokenizer, spec.data.template)
+    session.tokenizer = tokenizer
+    ends = end_tokens(model_dir, tokenizer)
+
+    def render(rows: list, name: str) -> list[Example]:
+        renderer = Renderer(tokenizer, ends, spec.data.loss_on, spec.train.seq_len, spec.data.overlong)
+        found = renderer.render_all(rows)
+        for code, count in sorted(renderer.counts.items()):
+            session.notice("warning", code, f"{count} of {len(rows)} rows in {name}: {_MEANING[code]}")
+        return found
+
+    examples = render(split.train, "train")
+    session.held_out = render(split.held_out, "eval")
+    if split.empty:
+        session.notice("warning", "empty_rows", f"{split.empty} rows without text or answer were left out")
+    if split.overlap:
+        session.notice("warning", "overlap", f"{split.overlap} train rows equal to an evaluation row were left out")
+    if not examples:
+        raise DataError("no train row has a token to learn within seq_len")
+    if split.held_out and not session.held_out:
+        raise DataError("no evaluation row has a token to score within seq_len")
+    log.info("%d train rows, %d held out", len(examples), len(session.held_out))
+    return examples
+
+
+_MEANING = {
+    "template_mismatch": "the chat template does not let the answers be found; left out",
+    "overlong_dropped": "longer than seq_len; left out",
+    "overlong_truncated": "longer than seq_len; cut",
+    "fully_masked": "nothing to learn within seq_len; left out",
+}
+
+
+def digest(examples: list[Example]) -> str:
+    """Names the tokenised data: its order, its ids and its masks."""
+    state = hashlib.sha256()
+    for example in examples:
+        state.update(len(example.ids).to_bytes(4, "little"))
+        state.update(example.ids.tobytes())
+        state.update(example.labels.tobytes())
+    return state.hexdigest()
+
+
+def max_steps(spec: Spec, rows: int) -> int:
+    """Optimizer steps of the whole job: the shorter of epochs and max_steps."""
+    train = spec.train
+    limits = [train.max_steps] if train.max_steps else []
+    if train.epochs is not None:
+        per_epoch = steps_per_epoch(rows, train.micro_batch, train.accumulation)
+        # Rounded first: 0.1 + 0.2 epochs must not become one step more.
+        whole = round(train.epochs * per_epoch, 6)
+        limits.append(max(1, int(whole) + (whole > int(whole))))
+    return min(limits)
+
+
+def _resume(session: Session, data_digest: str) -> Progress | None:
+    paths: Paths = session.paths
+    if paths.resume is None:
+        return None
+    progress = Progress.load(paths.resume)
+    progress.require_same(session.spec.lineage(), data_digest)
+    session.progress = progress
+    session.last_checkpoint = str(paths.resume)
+    return progress
+
+
+def _notice_changes(session: Session) -> None:
+    """Names what does not forbid a continuation but makes it inexact."""
+    import torch
+
+    before = session.progress
+    now = {"threads": torch.get_num_threads(), "precision": session.precision, "torch": torch.__version__}
+    for name, value in now.items():
+        if getattr(before, name) != value:
+            was = getattr(before, name)
+            session.notice("warning", "inexact_resume", f"{name} was {was} in the checkpoint and is {value} now")
+
+
+def _announce(session: Session, resumed: Progress | None) -> None:
+    import torch
+
+    progress, train = session.progress, session.spec.train
+    trainable, total = parameter_counts(session.model)
+    session.metrics.write(
+        "start",
+        progress.step,
+        max_steps=progress.max_steps,
+        epochs=train.epochs,
+        world_size=1,
+        resumed_from_step=progress.step if resumed else None,
+        trainable_params=trainable,
+        total_params=total,
+        precision=session.precision,
+        threads=progress.threads,
+        device=torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+        versions=session.versions,
+    )
+    log.info("%d of %d parameters are trained for %d steps", trainable, total, progress.max_steps)
+    if resumed is not None:
+        log.info("resumed from step %d", progress.step)
+
+
+def _train(session: Session, examples: list[Example], resumed: Progress | None) -> None:
+    progress = session.progress
+    loop = Loop(session, examples, session.precision, progress.max_steps)
+    source = str(session.paths.resume) if resumed else None
+    with session.phase("train"):
+        if resumed and progress.step >= progress.max_steps:
+            # Training was complete; only evaluation or export were cut off.
+            loop.load_weights(source)
+        else:
+            loop.train(resume_from_checkpoint=source)
+    if progress.step < progress.max_steps:
+        raise Stopped(session.controls.stop_requested() or "unknown", saved=True)
+    session.stop_if_asked(saved=True)
