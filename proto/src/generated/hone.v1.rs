@@ -1428,12 +1428,12 @@ pub struct MissingRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MissingReply {
-    /// Indexes into the request's digests.
+    /// Indexes into the request's digests, ascending.
     #[prost(uint32, repeated, tag = "1")]
     pub missing: ::prost::alloc::vec::Vec<u32>,
 }
 /// The first frame of a chunk carries scope (in the stream's first frame), digest and size; the following carry data
-/// only. A frame's data is at most 1 MiB.
+/// only. A frame's data is 1 byte to 1 MiB, and the data of a chunk's frames add up to its size exactly.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UploadFrame {
     /// Set in the first frame of the stream.
@@ -1442,7 +1442,7 @@ pub struct UploadFrame {
     /// Set in the first frame of a chunk.
     #[prost(bytes = "vec", tag = "2")]
     pub digest: ::prost::alloc::vec::Vec<u8>,
-    /// Set in the first frame of a chunk.
+    /// Set in the first frame of a chunk: 1 to 4194304.
     #[prost(uint32, tag = "3")]
     pub chunk_size: u32,
     #[prost(bytes = "bytes", tag = "4")]
@@ -1457,7 +1457,7 @@ pub struct ChunkStored {
 pub struct CommitRequest {
     #[prost(message, optional, tag = "1")]
     pub scope: ::core::option::Option<Scope>,
-    /// The manifest's bytes, named by their BLAKE3 and never re-encoded.
+    /// The manifest's bytes, named by their BLAKE3 and never re-encoded; at most 4 MiB.
     #[prost(bytes = "vec", tag = "2")]
     pub manifest: ::prost::alloc::vec::Vec<u8>,
     /// Client-made; a retry has one effect.
@@ -1466,6 +1466,7 @@ pub struct CommitRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CommitReply {
+    /// BLAKE3 of the manifest's bytes.
     #[prost(bytes = "vec", tag = "1")]
     pub digest: ::prost::alloc::vec::Vec<u8>,
 }
@@ -1478,6 +1479,7 @@ pub struct GetManifestRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetManifestReply {
+    /// The bytes that were committed: the caller checks their BLAKE3.
     #[prost(bytes = "vec", tag = "1")]
     pub manifest: ::prost::alloc::vec::Vec<u8>,
 }
@@ -1485,11 +1487,14 @@ pub struct GetManifestReply {
 pub struct DownloadRequest {
     #[prost(message, optional, tag = "1")]
     pub scope: ::core::option::Option<Scope>,
-    /// 32 bytes each; at most 4096.
+    /// 32 bytes each; at most 4096. One that stands twice is sent twice.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub digests: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// BLAKE3 of the committed manifest that names them.
+    #[prost(bytes = "vec", tag = "3")]
+    pub manifest: ::prost::alloc::vec::Vec<u8>,
 }
-/// The first frame of a chunk carries its digest and size.
+/// The first frame of a chunk carries its digest and size; framed as in UploadFrame.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DownloadFrame {
     #[prost(bytes = "vec", tag = "1")]
@@ -1609,8 +1614,11 @@ pub mod bulk_client {
             req.extensions_mut().insert(GrpcMethod::new("hone.v1.Bulk", "Missing"));
             self.inner.unary(req, path, codec).await
         }
-        /// Sends chunks, each as a run of frames. Each chunk is acknowledged once it is verified and synced, so an upload
-        /// resumes at the chunk.
+        /// Sends chunks, each as a run of frames. Each chunk is acknowledged once it is verified and synced, in the order
+        /// sent, so an upload resumes at the chunk. A chunk whose bytes do not match its digest ends the stream with CORRUPT
+        /// and nothing of it is kept. The scope is checked again while the stream lasts. A stream on which nothing arrives
+        /// for a minute, or a chunk that takes longer than ten, ends with UNAVAILABLE; one peer may hold four at a time, a
+        /// fifth is OVERLOADED.
         pub async fn upload(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::UploadFrame>,
@@ -1632,9 +1640,9 @@ pub mod bulk_client {
             req.extensions_mut().insert(GrpcMethod::new("hone.v1.Bulk", "Upload"));
             self.inner.streaming(req, path, codec).await
         }
-        /// Makes a manifest visible. All its chunks must be stored. For a checkpoint or a package the fencing token must be
-        /// the job's current one: otherwise FAILED_PRECONDITION with reason STALE_ATTEMPT. Committing the same bytes again
-        /// answers the same.
+        /// Makes a manifest visible. All its chunks must be stored (MISSING_CHUNKS), its project, job and attempt must be
+        /// those of the scope (BAD_REQUEST). For a checkpoint or a package the fencing token must be the job's current one:
+        /// otherwise STALE_ATTEMPT. Answered once the decision is durable. Committing the same bytes again answers the same.
         pub async fn commit(
             &mut self,
             request: impl tonic::IntoRequest<super::CommitRequest>,
@@ -1653,7 +1661,8 @@ pub mod bulk_client {
             req.extensions_mut().insert(GrpcMethod::new("hone.v1.Bulk", "Commit"));
             self.inner.unary(req, path, codec).await
         }
-        /// The bytes of a committed manifest.
+        /// The bytes of a committed manifest. A node reads only manifests that its assignments name, a user those of the
+        /// project.
         pub async fn get_manifest(
             &mut self,
             request: impl tonic::IntoRequest<super::GetManifestRequest>,
@@ -1675,7 +1684,9 @@ pub mod bulk_client {
             req.extensions_mut().insert(GrpcMethod::new("hone.v1.Bulk", "GetManifest"));
             self.inner.unary(req, path, codec).await
         }
-        /// The chunks, in the order asked for, each as a run of frames.
+        /// Chunks of one committed manifest, in the order asked for, each as a run of frames. Readable is what GetManifest
+        /// would answer; a digest that the manifest does not name is NOT_FOUND. A stored chunk that no longer matches its
+        /// digest ends the stream with CORRUPT. Time and number of streams are bounded as for Upload.
         pub async fn download(
             &mut self,
             request: impl tonic::IntoRequest<super::DownloadRequest>,
@@ -1723,20 +1734,24 @@ pub mod bulk_server {
             >
             + std::marker::Send
             + 'static;
-        /// Sends chunks, each as a run of frames. Each chunk is acknowledged once it is verified and synced, so an upload
-        /// resumes at the chunk.
+        /// Sends chunks, each as a run of frames. Each chunk is acknowledged once it is verified and synced, in the order
+        /// sent, so an upload resumes at the chunk. A chunk whose bytes do not match its digest ends the stream with CORRUPT
+        /// and nothing of it is kept. The scope is checked again while the stream lasts. A stream on which nothing arrives
+        /// for a minute, or a chunk that takes longer than ten, ends with UNAVAILABLE; one peer may hold four at a time, a
+        /// fifth is OVERLOADED.
         async fn upload(
             &self,
             request: tonic::Request<tonic::Streaming<super::UploadFrame>>,
         ) -> std::result::Result<tonic::Response<Self::UploadStream>, tonic::Status>;
-        /// Makes a manifest visible. All its chunks must be stored. For a checkpoint or a package the fencing token must be
-        /// the job's current one: otherwise FAILED_PRECONDITION with reason STALE_ATTEMPT. Committing the same bytes again
-        /// answers the same.
+        /// Makes a manifest visible. All its chunks must be stored (MISSING_CHUNKS), its project, job and attempt must be
+        /// those of the scope (BAD_REQUEST). For a checkpoint or a package the fencing token must be the job's current one:
+        /// otherwise STALE_ATTEMPT. Answered once the decision is durable. Committing the same bytes again answers the same.
         async fn commit(
             &self,
             request: tonic::Request<super::CommitRequest>,
         ) -> std::result::Result<tonic::Response<super::CommitReply>, tonic::Status>;
-        /// The bytes of a committed manifest.
+        /// The bytes of a committed manifest. A node reads only manifests that its assignments name, a user those of the
+        /// project.
         async fn get_manifest(
             &self,
             request: tonic::Request<super::GetManifestRequest>,
@@ -1750,7 +1765,9 @@ pub mod bulk_server {
             >
             + std::marker::Send
             + 'static;
-        /// The chunks, in the order asked for, each as a run of frames.
+        /// Chunks of one committed manifest, in the order asked for, each as a run of frames. Readable is what GetManifest
+        /// would answer; a digest that the manifest does not name is NOT_FOUND. A stored chunk that no longer matches its
+        /// digest ends the stream with CORRUPT. Time and number of streams are bounded as for Upload.
         async fn download(
             &self,
             request: tonic::Request<super::DownloadRequest>,
