@@ -1,1 +1,4 @@
-//! Empty for now.
+//! hone's controller: the fleet, and the `hone` command.
+
+mod durable;
+pub mod store;
