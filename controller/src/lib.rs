@@ -1,4 +1,6 @@
-//! hone's controller: the fleet, and the `hone` command.
+//! hone's controller: the fleet's state machine, what surrounds it, and the `hone` command.
 
-mod durable;
+pub mod core;
+pub mod durable;
+pub mod placement;
 pub mod store;

@@ -569,7 +569,7 @@ pub struct Welcome {
     pub positions: ::prost::alloc::vec::Vec<EventAck>,
 }
 /// Sent every heartbeat_ms. Renews the lease.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Heartbeat {
     #[prost(uint64, tag = "1")]
     pub number: u64,
@@ -584,6 +584,9 @@ pub struct Heartbeat {
     /// Set when it changed since the last heartbeat.
     #[prost(message, optional, tag = "5")]
     pub allocatable: ::core::option::Option<Allocatable>,
+    /// Attempts that the agent still holds. The promise of one that was given up counts until it is absent here.
+    #[prost(message, repeated, tag = "6")]
+    pub attempts: ::prost::alloc::vec::Vec<AttemptRef>,
 }
 /// The lease runs from the moment the agent sent the acknowledged heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
