@@ -6,9 +6,11 @@
 
 pub mod assignment;
 pub mod convert;
+pub mod enrol;
 pub mod error;
 pub mod event;
 pub mod id;
+pub mod identity;
 pub mod quantity;
 pub mod time;
 pub mod wire;
