@@ -11,6 +11,8 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod identity;
+pub mod inventory;
 pub mod quantity;
+pub mod sample;
 pub mod time;
 pub mod wire;
