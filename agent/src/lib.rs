@@ -1,1 +1,5 @@
-//! Empty for now.
+//! hone's agent: one node, its Docker, its jobs.
+
+pub mod logs;
+pub mod runtime;
+pub mod trainer;
