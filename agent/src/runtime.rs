@@ -26,7 +26,7 @@ mod spec;
 
 pub use error::{Refusal, RuntimeError};
 pub use facts::{CgroupVersion, EngineFacts, GpuSupport};
-pub use image::{ImageId, ImageRef, ImageRefError};
+pub use image::{ImageId, ImageName, ImageNameError};
 pub use spec::{ContainerSpec, EnvVar, GpuUuid, LogLimit, Mount, Network, SpecError, Tmpfs, User};
 
 /// The id that the engine gave to a container.
@@ -185,7 +185,7 @@ pub trait Runtime: Send + Sync {
     /// The id of an image that the engine holds, if it holds it.
     fn has_image(
         &self,
-        image: &ImageRef,
+        image: &ImageName,
     ) -> impl Future<Output = Result<Option<ImageId>, RuntimeError>> + Send;
 
     /// Streams a saved image into the engine and proves that it is the wanted one. What else the stream brought into
@@ -199,7 +199,7 @@ pub trait Runtime: Send + Sync {
     /// Pulls an image by repository digest.
     fn pull(
         &self,
-        image: &ImageRef,
+        image: &ImageName,
         progress: &watch::Sender<Transfer>,
     ) -> impl Future<Output = Result<ImageId, RuntimeError>> + Send;
 

@@ -16,5 +16,5 @@ pub use checkpoint::{
     Sha256, find_checkpoints,
 };
 pub use metrics::{METRICS_NAME, MetricsBatch, MetricsCursor, MetricsReader};
-pub use record::{NoticeLevel, RecordBody, RecordError, Split, TrainerRecord};
+pub use record::{RecordBody, RecordError, TrainerRecord};
 pub use result::{RESULT_NAME, ResultStatus, TrainerFailure, TrainerResult, read_result};

@@ -1,1 +1,3 @@
-//! Empty for now.
+//! What the tests of the whole product share.
+
+pub mod docker;

@@ -17,7 +17,7 @@ use hone_proto::id::{FleetId, NodeId};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::{
-    ContainerId, ContainerSpec, ContainerState, EngineEvent, EngineFacts, ImageId, ImageRef,
+    ContainerId, ContainerSpec, ContainerState, EngineEvent, EngineFacts, ImageId, ImageName,
     ImageStream, Observed, Refusal, Runtime, RuntimeError, Signal, Transfer,
 };
 
@@ -328,7 +328,7 @@ impl Runtime for Docker {
         }
     }
 
-    async fn has_image(&self, image: &ImageRef) -> Result<Option<ImageId>, RuntimeError> {
+    async fn has_image(&self, image: &ImageName) -> Result<Option<ImageId>, RuntimeError> {
         self.image_id(&image.to_string()).await
     }
 
@@ -338,7 +338,7 @@ impl Runtime for Docker {
 
     async fn pull(
         &self,
-        image: &ImageRef,
+        image: &ImageName,
         progress: &watch::Sender<Transfer>,
     ) -> Result<ImageId, RuntimeError> {
         self.pull_digest(image, progress).await

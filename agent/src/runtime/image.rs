@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// A reference that does not name an image by its content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("image {text:?} is not valid: {why}")]
-pub struct ImageRefError {
+pub struct ImageNameError {
     /// The rejected text, cut to 80 characters.
     pub text: String,
     /// What is wrong with it.
@@ -16,8 +16,8 @@ pub struct ImageRefError {
 /// Longest repository name, registry included; the distribution specification allows 255.
 const MAX_REPOSITORY_LEN: usize = 255;
 
-fn error(text: &str, why: &'static str) -> ImageRefError {
-    ImageRefError { text: text.chars().take(80).collect(), why }
+fn error(text: &str, why: &'static str) -> ImageNameError {
+    ImageNameError { text: text.chars().take(80).collect(), why }
 }
 
 /// `sha256:` and 64 lower-case hexadecimal digits.
@@ -40,8 +40,8 @@ impl ImageId {
 }
 
 impl FromStr for ImageId {
-    type Err = ImageRefError;
-    fn from_str(text: &str) -> Result<Self, ImageRefError> {
+    type Err = ImageNameError;
+    fn from_str(text: &str) -> Result<Self, ImageNameError> {
         if is_sha256(text) {
             Ok(Self(text.to_owned()))
         } else {
@@ -58,7 +58,7 @@ impl fmt::Display for ImageId {
 
 /// An image, named so that every node means the same bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ImageRef {
+pub enum ImageName {
     /// By the engine's id: carried to nodes by hone.
     Id(ImageId),
     /// By repository digest: pulled from a registry.
@@ -70,9 +70,9 @@ pub enum ImageRef {
     },
 }
 
-impl FromStr for ImageRef {
-    type Err = ImageRefError;
-    fn from_str(text: &str) -> Result<Self, ImageRefError> {
+impl FromStr for ImageName {
+    type Err = ImageNameError;
+    fn from_str(text: &str) -> Result<Self, ImageNameError> {
         let Some((repository, digest)) = text.rsplit_once('@') else {
             return text.parse().map(Self::Id).map_err(|_| {
                 error(text, "it must be `repository@sha256:…` or an image id `sha256:…`")
@@ -99,7 +99,7 @@ impl FromStr for ImageRef {
     }
 }
 
-impl fmt::Display for ImageRef {
+impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Id(id) => f.pad(id.as_str()),
@@ -115,10 +115,10 @@ mod tests {
     #[test]
     fn only_content_names_an_image() {
         let digest = format!("sha256:{}", "ab".repeat(32));
-        let by_id: ImageRef = digest.parse().expect("an id");
+        let by_id: ImageName = digest.parse().expect("an id");
         assert_eq!(by_id.to_string(), digest);
         let pulled = format!("127.0.0.1:5000/team/trainer@{digest}");
-        assert_eq!(pulled.parse::<ImageRef>().expect("a digest").to_string(), pulled);
+        assert_eq!(pulled.parse::<ImageName>().expect("a digest").to_string(), pulled);
         for bad in [
             "",
             "trainer",
@@ -131,7 +131,7 @@ mod tests {
             &format!("team/trainer@{}", digest.to_uppercase()),
             &format!("{}@{digest}", "a".repeat(256)),
         ] {
-            assert!(bad.parse::<ImageRef>().is_err(), "{bad:?} was accepted");
+            assert!(bad.parse::<ImageName>().is_err(), "{bad:?} was accepted");
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use hone_proto::id::AttemptId;
 use hone_proto::quantity::{Bytes, MilliCpu};
 
-use super::ImageRef;
+use super::ImageName;
 
 /// Longest command, environment or mount list: far above any real job, far below what upsets an engine.
 const MAX_ENTRIES: usize = 4096;
@@ -180,7 +180,7 @@ pub struct ContainerSpec {
     /// Its name at the engine, for people.
     pub name: String,
     /// The image.
-    pub image: ImageRef,
+    pub image: ImageName,
     /// Replaces the image's entry point, when set.
     pub entrypoint: Option<Vec<String>>,
     /// Replaces the image's command, when set.

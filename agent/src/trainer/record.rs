@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hone_proto::event::Level;
 use hone_proto::id::{Attempt, Step};
 use hone_proto::quantity::Bytes;
 use hone_proto::time::WallNanos;
@@ -11,6 +12,8 @@ use serde_json::{Map, Value};
 const MAX_VALUES: usize = 256;
 /// Longest name of a figure.
 const MAX_NAME_LEN: usize = 128;
+/// Longest word of the contract, such as a split.
+const MAX_WORD_LEN: usize = 32;
 /// Longest free text kept, in characters.
 const MAX_TEXT_LEN: usize = 16 * 1024;
 
@@ -23,40 +26,6 @@ pub enum RecordError {
     /// A record of a kind that this version does not know; newer trainers may send such.
     #[error("the kind of record is not known")]
     UnknownKind,
-}
-
-/// What the figures were measured on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Split {
-    /// The training data.
-    Train,
-    /// Held-out data, during the run.
-    Eval,
-    /// Held-out data, at the end.
-    Test,
-}
-
-impl Split {
-    /// The word of the contract.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Eval => "eval",
-            Self::Test => "test",
-        }
-    }
-}
-
-/// How much a notice matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum NoticeLevel {
-    /// Good to know.
-    Info,
-    /// Somebody may want to act.
-    Warning,
-    /// Something failed.
-    Error,
 }
 
 /// What a record says.
@@ -88,8 +57,8 @@ pub enum RecordBody {
     },
     /// Figures.
     Metrics {
-        /// What they were measured on.
-        split: Split,
+        /// What they were measured on: `train`, `eval`, `test`, or another word of the trainer.
+        split: String,
         /// Position in the data, in passes.
         epoch: Option<f64>,
         /// The figures by name; may be infinite or not a number.
@@ -118,7 +87,7 @@ pub enum RecordBody {
     /// A remark.
     Notice {
         /// How much it matters.
-        level: NoticeLevel,
+        level: Level,
         /// A stable name for it.
         code: String,
         /// The remark.
@@ -194,12 +163,7 @@ fn body(fields: &Fields<'_>) -> Result<RecordBody, RecordError> {
             },
         },
         "metrics" => RecordBody::Metrics {
-            split: match fields.raw_text("split") {
-                Some("train") => Split::Train,
-                Some("eval") => Split::Eval,
-                Some("test") => Split::Test,
-                _ => return Err(missing),
-            },
+            split: fields.word("split").ok_or(missing)?,
             epoch: fields.real("epoch"),
             values: fields.values()?,
         },
@@ -215,11 +179,7 @@ fn body(fields: &Fields<'_>) -> Result<RecordBody, RecordError> {
             text: fields.any_text(&["text", "output"]).ok_or(missing)?,
         },
         "notice" => RecordBody::Notice {
-            level: match fields.raw_text("level") {
-                Some("error" | "critical") => NoticeLevel::Error,
-                Some("warning" | "warn") => NoticeLevel::Warning,
-                _ => NoticeLevel::Info,
-            },
+            level: fields.level("level"),
             code: fields.text("code").unwrap_or_default(),
             message: fields.text("message").ok_or(missing)?,
         },
@@ -287,6 +247,19 @@ impl Fields<'_> {
     /// Text for people: cleaned and cut.
     pub(super) fn text(&self, name: &str) -> Option<String> {
         self.raw_text(name).map(|text| crate::logs::clean_text(text, MAX_TEXT_LEN))
+    }
+    /// A short lower-case word that is safe as a key.
+    fn word(&self, name: &str) -> Option<String> {
+        let word = self.raw_text(name)?;
+        let clean = (1..=MAX_WORD_LEN).contains(&word.len())
+            && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        clean.then(|| word.to_owned())
+    }
+    fn level(&self, name: &str) -> Level {
+        match self.raw_text(name) {
+            Some("warn") => Level::Warning,
+            other => other.and_then(Level::from_name).unwrap_or(Level::Info),
+        }
     }
     fn any_text(&self, names: &[&str]) -> Option<String> {
         names.iter().find_map(|name| match self.0.get(*name)? {
@@ -374,7 +347,7 @@ mod tests {
                 .trim_end_matches('}'),
         );
         assert!(
-            matches!(notice, Ok(RecordBody::Notice { level: NoticeLevel::Warning, message, .. }) if message == "look")
+            matches!(notice, Ok(RecordBody::Notice { level: Level::Warning, message, .. }) if message == "look")
         );
         assert!(matches!(
             parse(r#""type":"end","status":"completed""#),
@@ -389,9 +362,8 @@ mod tests {
             r#""type":"metrics","split":"train","epoch":0.5,
                "values":{"loss":"nan","grad_norm":"inf","low":"-inf","tokens_seen":4096,"eval_loss":null}"#,
         );
-        let Ok(RecordBody::Metrics { split: Split::Train, values, .. }) = body else {
-            panic!("{body:?}")
-        };
+        let Ok(RecordBody::Metrics { split, values, .. }) = body else { panic!("{body:?}") };
+        assert_eq!(split, "train");
         assert!(values["loss"].is_nan());
         assert_eq!((values["grad_norm"], values["low"]), (f64::INFINITY, f64::NEG_INFINITY));
         assert!((values["tokens_seen"] - 4096.0).abs() < f64::EPSILON);
@@ -402,7 +374,7 @@ mod tests {
     fn what_breaks_the_format_is_malformed() {
         for rest in [
             r#""type":"metrics","split":"train""#,
-            r#""type":"metrics","split":"nowhere","values":{}"#,
+            r#""type":"metrics","split":"no where","values":{}"#,
             r#""type":"metrics","split":"train","values":{"loss":"3.1"}"#,
             r#""type":"metrics","split":"train","values":{"":1}"#,
             r#""type":"phase","name":"eval","state":"middle""#,

@@ -11,8 +11,8 @@ use super::record::{Fields, figures, real};
 
 /// Name of the file in the metrics directory.
 pub const RESULT_NAME: &str = "result.json";
-/// Largest result: a long traceback and some hundred figures fit several times.
-const MAX_RESULT_SIZE: Bytes = Bytes::mib(1);
+/// Largest result: a long traceback and some hundred figures fit several times, and an event can carry it.
+const MAX_RESULT_SIZE: Bytes = Bytes::new(256 * 1024);
 
 /// How the trainer says it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub struct TrainerResult {
     pub error: Option<TrainerFailure>,
     /// Whether another attempt may help, in the trainer's opinion.
     pub retryable: Option<bool>,
+    /// The file as it was written: what is kept with the outcome.
+    pub json: String,
 }
 
 /// Reads the result of `attempt`. Nothing when there is none, when it is of another attempt, or when it cannot be
@@ -83,7 +85,8 @@ pub fn read_result(
 }
 
 fn parse(content: &[u8], attempt: Attempt) -> Option<TrainerResult> {
-    let map: Map<String, Value> = serde_json::from_slice(content).ok()?;
+    let json = std::str::from_utf8(content).ok()?;
+    let map: Map<String, Value> = serde_json::from_str(json).ok()?;
     let fields = Fields(&map);
     if fields.whole("attempt") != Some(u64::from(attempt.get())) {
         return None;
@@ -108,6 +111,7 @@ fn parse(content: &[u8], attempt: Attempt) -> Option<TrainerResult> {
         wall_s: fields.real("wall_s"),
         error: map.get("error").and_then(Value::as_object).map(failure),
         retryable: map.get("retryable").and_then(Value::as_bool),
+        json: json.to_owned(),
     })
 }
 

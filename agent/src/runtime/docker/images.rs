@@ -15,7 +15,7 @@ use futures_util::{Stream, StreamExt};
 use hone_proto::quantity::Bytes;
 use tokio::sync::watch;
 
-use crate::runtime::{ImageId, ImageRef, ImageStream, RuntimeError, Transfer};
+use crate::runtime::{ImageId, ImageName, ImageStream, RuntimeError, Transfer};
 
 use super::{Docker, fault, late};
 
@@ -94,7 +94,7 @@ impl Docker {
     /// The volumes that an image declares.
     pub(super) async fn image_volumes(
         &self,
-        image: &ImageRef,
+        image: &ImageName,
     ) -> Result<Vec<String>, RuntimeError> {
         let name = image.to_string();
         let inspected = self.inspect_image(&name).await?;
@@ -182,12 +182,12 @@ impl Docker {
     /// Pulls by digest. The engine verifies content against the digest; that it is there afterwards is our check.
     pub(super) async fn pull_digest(
         &self,
-        image: &ImageRef,
+        image: &ImageName,
         progress: &watch::Sender<Transfer>,
     ) -> Result<ImageId, RuntimeError> {
         const CALL: &str = "pull an image";
         let name = image.to_string();
-        if matches!(image, ImageRef::Id(_)) {
+        if matches!(image, ImageName::Id(_)) {
             let why = "an image id cannot be pulled, only a repository digest can";
             return Err(RuntimeError::BadReference { image: name, why });
         }
