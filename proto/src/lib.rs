@@ -5,6 +5,7 @@
 //! boundary.
 
 pub mod assignment;
+pub mod bulk;
 pub mod convert;
 pub mod enrol;
 pub mod error;
@@ -12,6 +13,7 @@ pub mod event;
 pub mod id;
 pub mod identity;
 pub mod inventory;
+pub mod manifest;
 pub mod quantity;
 pub mod sample;
 pub mod time;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 6] = ["common", "enrol", "inventory", "link", "bulk", "operator"];
+const FILES: [&str; 7] = ["common", "enrol", "inventory", "link", "bulk", "manifest", "operator"];
 
 /// Views that `-o json` prints: they serialise as they are.
 const SERIALISED: [&str; 2] = ["hone/v1/operator.proto", "hone/v1/inventory.proto"];

@@ -2111,6 +2111,93 @@ pub mod bulk_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Manifest {
+    /// 1. A reader refuses a greater number than it knows.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(enumeration = "ManifestKind", tag = "2")]
+    pub kind: i32,
+    #[prost(string, tag = "3")]
+    pub project: ::prost::alloc::string::String,
+    /// For a checkpoint or a package: the job's number from 1, and the fencing token of the attempt that made it. Else 0.
+    #[prost(uint64, tag = "4")]
+    pub job: u64,
+    #[prost(uint64, tag = "5")]
+    pub generation: u64,
+    #[prost(uint32, tag = "6")]
+    pub attempt: u32,
+    /// The optimizer step; required for a checkpoint, absent for an input or an image.
+    #[prost(uint64, optional, tag = "7")]
+    pub step: ::core::option::Option<u64>,
+    /// BLAKE3 of the spec's text, 32 bytes; empty where there is none.
+    #[prost(bytes = "vec", tag = "8")]
+    pub spec: ::prost::alloc::vec::Vec<u8>,
+    /// BLAKE3 of the base model's manifest, 32 bytes; empty where there is none.
+    #[prost(bytes = "vec", tag = "9")]
+    pub base_model: ::prost::alloc::vec::Vec<u8>,
+    /// At most 10,000, strictly ascending by the bytes of `path`.
+    #[prost(message, repeated, tag = "10")]
+    pub files: ::prost::alloc::vec::Vec<ManifestFile>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ManifestFile {
+    /// Relative, '/' between names, at most 512 bytes and 8 names. No name is empty, "." or "..", longer than 255 bytes, or
+    /// holds a control character or a backslash. No two paths, and no two directories, differ only in case, and no path
+    /// is a directory of another.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    /// BLAKE3 of the whole content, 32 bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    pub digest: ::prost::alloc::vec::Vec<u8>,
+    /// Whether the file is executable. Other permissions are the reader's choice.
+    #[prost(bool, tag = "4")]
+    pub executable: bool,
+    /// BLAKE3 of each chunk in order, 32 bytes each, one after the other.
+    #[prost(bytes = "vec", tag = "5")]
+    pub chunks: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ManifestKind {
+    Unspecified = 0,
+    /// The complete training state at one step. Names its attempt and step.
+    Checkpoint = 1,
+    /// What a finished job exports. Names its attempt.
+    Package = 2,
+    /// A model or data set that a user uploaded. Belongs to a project, not to an attempt.
+    Input = 3,
+    /// An engine's `save` stream: exactly one file. Belongs to a project, not to an attempt.
+    Image = 4,
+}
+impl ManifestKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MANIFEST_KIND_UNSPECIFIED",
+            Self::Checkpoint => "MANIFEST_KIND_CHECKPOINT",
+            Self::Package => "MANIFEST_KIND_PACKAGE",
+            Self::Input => "MANIFEST_KIND_INPUT",
+            Self::Image => "MANIFEST_KIND_IMAGE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MANIFEST_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "MANIFEST_KIND_CHECKPOINT" => Some(Self::Checkpoint),
+            "MANIFEST_KIND_PACKAGE" => Some(Self::Package),
+            "MANIFEST_KIND_INPUT" => Some(Self::Input),
+            "MANIFEST_KIND_IMAGE" => Some(Self::Image),
+            _ => None,
+        }
+    }
+}
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WhoAmIRequest {}
