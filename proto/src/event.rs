@@ -5,21 +5,23 @@ use serde::{Deserialize, Serialize};
 use crate::id::{AttemptId, BootId, Seq, SpoolId, Step};
 use crate::time::Now;
 
-/// The three streams of a spool. Each is numbered and acknowledged by itself.
+/// The streams of a spool. Each is numbered and acknowledged by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stream {
     /// States and outcomes. Sent first, never dropped.
     State,
-    /// Training metrics and hardware rollups.
+    /// Training metrics. Never dropped.
     Series,
     /// Log lines.
     Logs,
+    /// Hardware rollups: the first to go when the spool is full.
+    Hardware,
 }
 
 impl Stream {
-    /// All three, in the order in which they are sent.
-    pub const ALL: [Self; 3] = [Self::State, Self::Series, Self::Logs];
+    /// All, in the order in which they are sent.
+    pub const ALL: [Self; 4] = [Self::State, Self::Series, Self::Logs, Self::Hardware];
 
     /// Its name in paths and messages.
     #[must_use]
@@ -28,7 +30,14 @@ impl Stream {
             Self::State => "state",
             Self::Series => "series",
             Self::Logs => "logs",
+            Self::Hardware => "hardware",
         }
+    }
+
+    /// The stream of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stream| stream.name() == name)
     }
 }
 
@@ -102,7 +111,7 @@ pub enum Payload {
     Gap {
         /// Whose; `None` is the node itself.
         attempt: Option<AttemptId>,
-        /// What.
+        /// The stream's name.
         what: String,
         /// How many records.
         count: u64,
@@ -114,18 +123,17 @@ pub enum Payload {
 impl Payload {
     /// The stream in which it travels.
     #[must_use]
-    pub const fn stream(&self) -> Stream {
+    pub fn stream(&self) -> Stream {
         match self {
             Self::Phase { .. } | Self::Outcome(_) => Stream::State,
-            Self::Metrics(_)
-            | Self::Start(_)
-            | Self::TrainerPhase { .. }
-            | Self::Notice { .. }
-            | Self::Hardware(_) => Stream::Series,
+            Self::Metrics(_) | Self::Start(_) | Self::TrainerPhase { .. } | Self::Notice { .. } => {
+                Stream::Series
+            }
             Self::Log(_) => Stream::Logs,
+            Self::Hardware(_) => Stream::Hardware,
             Self::Gap { what, .. } => {
                 // A gap stands in the stream whose records it replaces.
-                if matches!(what.as_bytes(), b"logs") { Stream::Logs } else { Stream::Series }
+                Stream::from_name(what).unwrap_or(Stream::Series)
             }
         }
     }

@@ -31,7 +31,7 @@ impl Fleet {
             if event.seq <= last {
                 continue;
             }
-            if event.seq != last.next() {
+            if event.seq != last.next() && !covers_hole(&event, last) {
                 break;
             }
             last = event.seq;
@@ -231,5 +231,13 @@ impl Fleet {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.record.state = JobState::Queued { reason: reason.to_owned(), not_before };
         self.touch_job(id);
+    }
+}
+
+/// Whether this is a gap record that stands for everything between `last` and itself.
+fn covers_hole(event: &Event, last: Seq) -> bool {
+    match &event.payload {
+        Payload::Gap { count, .. } => event.seq.get().saturating_sub(*count) <= last.get(),
+        _ => false,
     }
 }

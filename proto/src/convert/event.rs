@@ -16,6 +16,7 @@ impl From<Stream> for wire::EventStream {
             Stream::State => Self::State,
             Stream::Series => Self::Series,
             Stream::Logs => Self::Logs,
+            Stream::Hardware => Self::Hardware,
         }
     }
 }
@@ -26,6 +27,7 @@ pub fn stream(number: i32) -> Result<Stream, WireError> {
         Ok(wire::EventStream::State) => Ok(Stream::State),
         Ok(wire::EventStream::Series) => Ok(Stream::Series),
         Ok(wire::EventStream::Logs) => Ok(Stream::Logs),
+        Ok(wire::EventStream::Hardware) => Ok(Stream::Hardware),
         Ok(wire::EventStream::Unspecified) | Err(_) => {
             Err(WireError::new("stream", format!("unknown: {number}")))
         }

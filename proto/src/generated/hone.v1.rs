@@ -864,13 +864,14 @@ pub struct HardwareRollup {
     #[prost(message, optional, tag = "1")]
     pub rollup: ::core::option::Option<NodeRollup>,
 }
-/// Something was lost, and how much of it.
+/// Something was lost, and how much of it. Where it stands for lost events of its stream, its seq is that of the last of
+/// them and count is how many they are: the only event that may follow a hole in the numbers.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Gap {
-    /// Absent for the node's own samples.
+    /// Absent where the loss is not of one attempt.
     #[prost(message, optional, tag = "1")]
     pub attempt: ::core::option::Option<AttemptRef>,
-    /// What: "logs", "hardware", "metrics".
+    /// Name of the stream: "logs", "hardware", "series", "state".
     #[prost(string, tag = "2")]
     pub what: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
@@ -910,17 +911,19 @@ impl Intent {
         }
     }
 }
-/// The three streams of a spool; each is numbered from 1 and acknowledged by itself.
+/// The streams of a spool; each is numbered from 1 and acknowledged by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum EventStream {
     Unspecified = 0,
     /// States, outcomes. Sent first; never dropped.
     State = 1,
-    /// Training metrics and 10-second hardware rollups.
+    /// Training metrics; never dropped.
     Series = 2,
     /// Log lines.
     Logs = 3,
+    /// Ten-second hardware rollups: the first to be dropped when the spool is full.
+    Hardware = 4,
 }
 impl EventStream {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -933,6 +936,7 @@ impl EventStream {
             Self::State => "EVENT_STREAM_STATE",
             Self::Series => "EVENT_STREAM_SERIES",
             Self::Logs => "EVENT_STREAM_LOGS",
+            Self::Hardware => "EVENT_STREAM_HARDWARE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -942,6 +946,7 @@ impl EventStream {
             "EVENT_STREAM_STATE" => Some(Self::State),
             "EVENT_STREAM_SERIES" => Some(Self::Series),
             "EVENT_STREAM_LOGS" => Some(Self::Logs),
+            "EVENT_STREAM_HARDWARE" => Some(Self::Hardware),
             _ => None,
         }
     }

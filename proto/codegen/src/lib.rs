@@ -1,5 +1,8 @@
-//! The checked-in code is what the `.proto` files say. `HONE_BLESS=1 cargo test -p hone-proto --test generated`
-//! rewrites it, and the descriptor set that later releases are compared with.
+//! The checked-in code is what the `.proto` files say. `HONE_BLESS=1 cargo test -p hone-codegen` rewrites it, and the
+//! descriptor set that later releases are compared with. A crate of its own, so that code which does not compile yet
+//! can be written.
+
+#![cfg(test)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +15,7 @@ const FILES: [&str; 7] = ["common", "enrol", "inventory", "link", "bulk", "manif
 const SERIALISED: [&str; 2] = ["hone/v1/operator.proto", "hone/v1/inventory.proto"];
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 fn generate(out: &Path) -> Vec<u8> {
@@ -62,7 +65,13 @@ fn checked_in_code_is_current() {
         fs::write(&kept_descriptors, &descriptors).expect("the descriptor set is written");
     }
     let current = fs::read_to_string(&kept).unwrap_or_default();
-    assert!(current == fresh, "src/generated is stale: run this test with HONE_BLESS=1");
+    assert!(
+        current == fresh,
+        "src/generated is stale: run `HONE_BLESS=1 cargo test -p hone-codegen`"
+    );
     let current = fs::read(&kept_descriptors).unwrap_or_default();
-    assert!(current == descriptors, "the descriptor set is stale: run this test with HONE_BLESS=1");
+    assert!(
+        current == descriptors,
+        "the descriptor set is stale: run `HONE_BLESS=1 cargo test -p hone-codegen`"
+    );
 }

@@ -1,0 +1,289 @@
+//! The reconciler: one synchronous state machine. It compares what the controller wants with what it sees, and returns
+//! the difference as effects. Start-up, adoption, retry and stop are all this one path: an effect that was lost is
+//! simply asked for again, so each must be safe to repeat.
+//!
+//! One attempt:
+//! ```text
+//!              staged            launched             exited             drained, all uploaded
+//!   staging ──────────► staged ──────────► running ──────────► draining ──────────► collecting ──► ended
+//!      │ │                 │                  │ stop: control file, SIGTERM, grace, SIGKILL           │
+//!      │ │ cannot          │ cannot           ▼                                                     │ absent from
+//!      │ └─────────────────┴───────────► ended (outcome spooled) ◄────────────────────────────────────┘ the desired
+//!      └ stop: ended at once                  └──────────────────────► removed ◄── set: killed, if it still runs
+//! ```
+//! Everything here survives a crash of the agent, except what is under way: those effects are emitted again.
+
+pub mod input;
+pub mod outcome;
+pub mod state;
+
+mod converge;
+#[cfg(test)]
+mod tests;
+mod uploads;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use hone_proto::assignment::{DesiredSet, Intent};
+use hone_proto::event::{Payload, Phase};
+use hone_proto::id::{AttemptId, Generation};
+use hone_proto::time::Now;
+
+pub use self::input::{Effect, Input, Seen, SeenState, Upload};
+use self::state::{AgentState, AttemptRecord, Stage};
+
+/// Bounds and periods of the reconciler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Tries of a step that may succeed later (an engine that is down, a link that is cut) before the attempt is given
+    /// back to the controller, which may have a better node.
+    pub tries: u32,
+    /// First pause between tries; doubles up to `pause_cap`.
+    pub pause: Duration,
+    /// Longest pause between tries.
+    pub pause_cap: Duration,
+    /// From SIGKILL until it is sent again.
+    pub kill_again: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            tries: 8,
+            pause: Duration::from_secs(1),
+            pause_cap: Duration::from_secs(60),
+            kill_again: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The reconciler's state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Agent {
+    settings: Settings,
+    state: AgentState,
+    /// Effects that are under way. Not kept: after a crash they are started again.
+    busy: BTreeSet<(AttemptId, Busy)>,
+    /// Containers that are being removed although nothing is known of them.
+    sweeping: BTreeSet<String>,
+    /// Containers as last seen.
+    seen: Vec<Seen>,
+    changed: bool,
+    out: Vec<Effect>,
+}
+
+/// What is under way for an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Busy {
+    Staging,
+    Launching,
+    Draining,
+    Uploading,
+    Removing,
+}
+
+impl Agent {
+    /// Goes on from what was kept.
+    #[must_use]
+    pub fn new(settings: Settings, state: AgentState) -> Self {
+        Self {
+            settings,
+            state,
+            busy: BTreeSet::new(),
+            sweeping: BTreeSet::new(),
+            seen: Vec::new(),
+            changed: false,
+            out: Vec::new(),
+        }
+    }
+
+    /// What is kept.
+    #[must_use]
+    pub const fn state(&self) -> &AgentState {
+        &self.state
+    }
+
+    /// Attempts that the agent holds: what `Hello` and heartbeats name.
+    #[must_use]
+    pub fn held(&self) -> Vec<AttemptId> {
+        self.state.attempts.keys().copied().collect()
+    }
+
+    /// One turn: what is told, to what shall be done about it.
+    ///
+    /// When the state has changed the first effect is [`Effect::Keep`]; it and every [`Effect::Report`] must be durable
+    /// before anything else is done.
+    pub fn handle(&mut self, now: Now, input: Input) -> Vec<Effect> {
+        match input {
+            Input::Tick => {}
+            Input::Heard { sent } => self.state.last_heard = Some(sent),
+            Input::Desired(set) => self.on_desired(set),
+            Input::Observed { containers, asked } => self.on_observed(now, containers, asked),
+            Input::Staged { attempt, result } => {
+                self.busy.remove(&(attempt, Busy::Staging));
+                self.on_step(now, attempt, result, |record, ()| record.stage = Stage::Staged);
+            }
+            Input::Launched { attempt, result } => {
+                self.busy.remove(&(attempt, Busy::Launching));
+                self.on_step(now, attempt, result, |record, container| {
+                    record.container = Some(container);
+                    record.launched = Some(now);
+                    record.stage = Stage::Running;
+                });
+                self.report_phase(attempt, Phase::Running, String::new());
+            }
+            Input::Progress { attempt, step, checkpoints } => {
+                self.on_progress(attempt, step, checkpoints);
+            }
+            Input::Drained { attempt, drained } => {
+                self.busy.remove(&(attempt, Busy::Draining));
+                self.on_drained(attempt, *drained);
+            }
+            Input::Uploaded { attempt, upload, took, result } => {
+                self.busy.remove(&(attempt, Busy::Uploading));
+                self.on_uploaded(now, attempt, &upload, took, result);
+            }
+            Input::Removed { attempt, done } => {
+                self.busy.remove(&(attempt, Busy::Removing));
+                if done {
+                    self.changed |= self.state.attempts.remove(&attempt).is_some();
+                }
+            }
+            Input::Swept { container } => {
+                self.sweeping.remove(&container);
+            }
+        }
+        self.converge(now);
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Vec<Effect> {
+        let mut effects = std::mem::take(&mut self.out);
+        if std::mem::take(&mut self.changed) {
+            effects.insert(0, Effect::Keep);
+        }
+        effects
+    }
+
+    fn on_desired(&mut self, set: DesiredSet) {
+        // A controller of an older life, or a set that was overtaken on the way, is not obeyed.
+        let known = (self.state.generation, self.state.revision);
+        if (set.generation, set.revision) < known {
+            return;
+        }
+        self.state.generation = set.generation;
+        self.state.revision = set.revision;
+        let wanted: BTreeMap<_, _> = set.assignments.into_iter().map(|a| (a.attempt, a)).collect();
+        for (id, record) in &mut self.state.attempts {
+            record.wanted = wanted.contains_key(id);
+        }
+        for (id, assignment) in wanted {
+            match self.state.attempts.get_mut(&id) {
+                Some(record) => record.assignment = assignment,
+                None => {
+                    self.state.next_uid = self.state.next_uid.wrapping_add(1);
+                    let record = AttemptRecord::new(assignment, self.state.next_uid);
+                    self.state.attempts.insert(id, record);
+                }
+            }
+        }
+        self.changed = true;
+    }
+
+    fn on_observed(&mut self, now: Now, containers: Vec<Seen>, asked: hone_proto::time::BootNanos) {
+        self.seen = containers;
+        for (id, record) in &mut self.state.attempts {
+            let container = self.seen.iter().find(|c| c.attempt == Some(*id));
+            match (record.stage, container) {
+                // The launch may have happened although its answer was lost: adopt it.
+                (Stage::Staged, Some(Seen { id: container, state, .. }))
+                    if !matches!(state, SeenState::Created) =>
+                {
+                    record.container = Some(container.clone());
+                    record.launched = Some(now);
+                    record.stage = Stage::Running;
+                    self.changed = true;
+                }
+                (Stage::Running, Some(Seen { state: SeenState::Exited { code, oom }, .. })) => {
+                    record.exit = Some((*code, *oom));
+                    record.stage = Stage::Draining;
+                    self.changed = true;
+                }
+                // Gone without a trace. A list that was asked for before the launch proves nothing.
+                (Stage::Running, None)
+                    if record.launched.is_none_or(|at| at.boot < asked || at.boot > now.boot) =>
+                {
+                    record.exit = None;
+                    record.stage = Stage::Draining;
+                    self.changed = true;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The result of a step that may be tried again.
+    fn on_step<T>(
+        &mut self,
+        now: Now,
+        attempt: AttemptId,
+        result: Result<T, input::StepError>,
+        done: impl FnOnce(&mut AttemptRecord, T),
+    ) {
+        let settings = self.settings.clone();
+        let Some(record) = self.state.attempts.get_mut(&attempt) else { return };
+        self.changed = true;
+        match result {
+            Ok(value) => {
+                record.tries = 0;
+                record.not_before = None;
+                done(record, value);
+            }
+            Err(error) => {
+                record.tries += 1;
+                let pause = settings.pause.saturating_mul(1 << record.tries.min(10));
+                record.not_before = Some(now.boot.plus(pause.min(settings.pause_cap)));
+                if !error.retryable || record.tries >= settings.tries {
+                    let outcome = outcome::of_failed_step(attempt, &error);
+                    self.conclude(attempt, outcome);
+                }
+            }
+        }
+    }
+
+    /// The attempt ended: its outcome is spooled, and it waits to be forgotten by the controller.
+    fn conclude(&mut self, attempt: AttemptId, outcome: hone_proto::event::Outcome) {
+        let Some(record) = self.state.attempts.get_mut(&attempt) else { return };
+        if record.stage == Stage::Ended {
+            return;
+        }
+        record.stage = Stage::Ended;
+        self.changed = true;
+        self.out.push(Effect::Report(Payload::Outcome(outcome)));
+    }
+
+    fn report_phase(&mut self, attempt: AttemptId, phase: Phase, detail: String) {
+        let Some(record) = self.state.attempts.get_mut(&attempt) else { return };
+        let open = record.stage != Stage::Ended;
+        if open && record.reported != Some(phase) {
+            record.reported = Some(phase);
+            self.changed = true;
+            self.out.push(Effect::Report(Payload::Phase { attempt, phase, detail }));
+        }
+    }
+
+    /// Highest generation ever seen.
+    #[must_use]
+    pub const fn generation(&self) -> Generation {
+        self.state.generation
+    }
+}
+
+/// Whether the assignment asks for a stop, and why.
+fn stop_wish(record: &AttemptRecord) -> Option<&str> {
+    match &record.assignment.intent {
+        Intent::Run => None,
+        Intent::Stop { reason } => Some(reason),
+    }
+}

@@ -1,0 +1,186 @@
+//! The difference between what is wanted and what is seen.
+
+use std::time::Duration;
+
+use hone_proto::event::Phase;
+use hone_proto::id::AttemptId;
+use hone_proto::time::Now;
+
+use super::input::{Effect, SeenState};
+use super::state::{Stage, Stopping};
+use super::{Agent, Busy, outcome, stop_wish};
+
+impl Agent {
+    /// Emits what is missing for every attempt, and sweeps what nobody knows.
+    pub(super) fn converge(&mut self, now: Now) {
+        for id in self.held() {
+            let Some(record) = self.state.attempts.get(&id) else { continue };
+            if !record.wanted || record.fenced && record.stage != Stage::Ended {
+                self.let_go(id);
+                continue;
+            }
+            match record.stage {
+                Stage::Staging => self.converge_staging(now, id),
+                Stage::Staged => self.converge_staged(now, id),
+                Stage::Running => self.converge_running(now, id),
+                Stage::Draining => {
+                    self.report_phase(id, Phase::Collecting, String::new());
+                    self.once(id, Busy::Draining, |_| Effect::Drain(id));
+                }
+                Stage::Collecting => self.converge_collecting(now, id),
+                Stage::Ended => {}
+            }
+        }
+        self.sweep();
+    }
+
+    /// Emits an effect unless it is under way already.
+    pub(super) fn once(
+        &mut self,
+        id: AttemptId,
+        busy: Busy,
+        effect: impl FnOnce(&super::AttemptRecord) -> Effect,
+    ) {
+        if let Some(record) = self.state.attempts.get(&id)
+            && self.busy.insert((id, busy))
+        {
+            self.out.push(effect(record));
+        }
+    }
+
+    /// The controller names the attempt no more, or a later one exists: nothing of it counts.
+    fn let_go(&mut self, id: AttemptId) {
+        // Staging and uploads end by themselves; removing their files under them would only make noise.
+        let under_way = [Busy::Staging, Busy::Launching, Busy::Draining, Busy::Uploading];
+        if under_way.iter().any(|busy| self.busy.contains(&(id, *busy))) {
+            return;
+        }
+        self.once(id, Busy::Removing, |record| Effect::Remove {
+            attempt: id,
+            container: record.container.clone(),
+        });
+    }
+
+    fn waits(&self, now: Now, id: AttemptId) -> bool {
+        // Boot time starts again with a reboot; a pause from before it is over.
+        let record = self.state.attempts.get(&id);
+        let until = record.and_then(|record| record.not_before);
+        until.is_some_and(|until| {
+            now.boot < until && until.since(now.boot) <= self.settings.pause_cap
+        })
+    }
+
+    fn converge_staging(&mut self, now: Now, id: AttemptId) {
+        if self.stops_before_start(id) {
+            return;
+        }
+        self.report_phase(id, Phase::Staging, String::new());
+        if !self.waits(now, id) {
+            self.once(id, Busy::Staging, |r| Effect::Stage(Box::new(r.assignment.clone()), r.uid));
+        }
+    }
+
+    fn converge_staged(&mut self, now: Now, id: AttemptId) {
+        if self.stops_before_start(id) {
+            return;
+        }
+        self.report_phase(id, Phase::Starting, String::new());
+        if !self.waits(now, id) {
+            self.once(id, Busy::Launching, |r| {
+                Effect::Launch(Box::new(r.assignment.clone()), r.uid)
+            });
+        }
+    }
+
+    /// What has not started ends at once when a stop is wanted.
+    fn stops_before_start(&mut self, id: AttemptId) -> bool {
+        if self.busy.contains(&(id, Busy::Launching)) {
+            return false;
+        }
+        let Some(reason) = self.state.attempts.get(&id).and_then(stop_wish) else { return false };
+        let outcome = outcome::of_stop_before_start(id, reason);
+        self.conclude(id, outcome);
+        true
+    }
+
+    fn converge_running(&mut self, now: Now, id: AttemptId) {
+        let why = self.reason_to_stop(now, id);
+        let Some(record) = self.state.attempts.get_mut(&id) else { return };
+        let Some(container) = record.container.clone() else { return };
+        if record.stopping.is_none()
+            && let Some((why, failure)) = why
+        {
+            record.stopping =
+                Some(Stopping { since: now.boot, why: why.clone(), killed: None, failure });
+            self.changed = true;
+            self.out.push(Effect::AskToStop { attempt: id, container });
+            self.report_phase(id, Phase::Stopping, why);
+            return;
+        }
+        let grace = record.assignment.grace;
+        let again = self.settings.kill_again;
+        if let Some(stopping) = &mut record.stopping {
+            let over = now.boot.since(stopping.since) > grace || now.boot < stopping.since;
+            let due = stopping.killed.is_none_or(|at| now.boot.since(at) > again);
+            if over && due {
+                stopping.killed = Some(now.boot);
+                self.changed = true;
+                self.out.push(Effect::Kill { container });
+                return;
+            }
+        } else if record.checkpoint_requests < record.assignment.checkpoint_requests {
+            record.checkpoint_requests = record.assignment.checkpoint_requests;
+            self.changed = true;
+            self.out.push(Effect::AskToSave { attempt: id, container });
+        }
+        self.next_upload(now, id);
+    }
+
+    /// Why a running attempt shall stop, and whether that is a failure.
+    fn reason_to_stop(&self, now: Now, id: AttemptId) -> Option<(String, bool)> {
+        let record = self.state.attempts.get(&id)?;
+        if let Some(reason) = stop_wish(record) {
+            return Some((reason.to_owned(), false));
+        }
+        if let Some(limit) = record.assignment.max_time
+            && let Some(launched) = record.launched
+            && now.wall.since(launched.wall) > limit
+        {
+            let hours = limit.as_secs_f64() / 3600.0;
+            return Some((format!("it ran for longer than its {hours:.1} hours"), true));
+        }
+        // The controller will place the job elsewhere at the end of the wait; by then this one must be silent.
+        let wait = record.assignment.disconnect_wait?;
+        let heard = self.state.last_heard.or(record.launched.map(|at| at.boot))?;
+        let needed = record.last_save + record.assignment.grace;
+        let patience = wait.checked_sub(needed).unwrap_or(Duration::ZERO);
+        (now.boot.since(heard) > patience)
+            .then(|| ("the controller has been silent for too long".to_owned(), false))
+    }
+
+    /// Containers with this agent's labels that no attempt explains. An engine can start one although the call to
+    /// create it failed.
+    fn sweep(&mut self) {
+        let unknown: Vec<_> = self
+            .seen
+            .iter()
+            .filter(|container| match container.attempt {
+                None => true,
+                Some(id) => match self.state.attempts.get(&id) {
+                    None => true,
+                    // A second container of an attempt that has one.
+                    Some(record) => {
+                        record.container.as_ref().is_some_and(|known| *known != container.id)
+                            && !matches!(container.state, SeenState::Created)
+                    }
+                },
+            })
+            .map(|container| container.id.clone())
+            .collect();
+        for container in unknown {
+            if self.sweeping.insert(container.clone()) {
+                self.out.push(Effect::Sweep { container });
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What an agent keeps over a crash: one file, versioned and checksummed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use hone_proto::assignment::Assignment;
+use hone_proto::event::Phase;
+use hone_proto::id::{AttemptId, Generation, Revision, Step};
+use hone_proto::time::{BootNanos, Now};
+use serde::{Deserialize, Serialize};
+
+use super::input::{Drained, Found};
+
+/// Everything that the reconciler keeps.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct AgentState {
+    /// Highest generation of the controller that was ever seen.
+    pub generation: Generation,
+    /// Revision of the desired set that is worked on.
+    pub revision: Revision,
+    /// When the newest heartbeat that the controller acknowledged was sent; of this boot only.
+    pub last_heard: Option<BootNanos>,
+    /// The last uid that was given to an attempt, counted from the start of the range.
+    pub next_uid: u32,
+    /// The attempts held.
+    #[serde(with = "by_attempt")]
+    pub attempts: BTreeMap<AttemptId, AttemptRecord>,
+}
+
+/// One attempt as its agent keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptRecord {
+    /// What the controller last said of it.
+    pub assignment: Assignment,
+    /// False once the controller names it no more.
+    pub wanted: bool,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Place of its uid in the agent's range.
+    pub uid: u32,
+    /// Its container, once there is one.
+    pub container: Option<String>,
+    /// When the container was launched.
+    pub launched: Option<Now>,
+    /// Exit code and out-of-memory flag as the engine reported them; `None` when the container vanished.
+    pub exit: Option<(i64, bool)>,
+    /// When it was asked to stop, by which clock the grace runs, and why.
+    pub stopping: Option<Stopping>,
+    /// The phase that was last reported.
+    pub reported: Option<Phase>,
+    /// Newest step that the trainer reported.
+    pub step: Option<Step>,
+    /// Complete checkpoints on disk that are not committed yet.
+    pub found: BTreeMap<Step, String>,
+    /// Committed checkpoints that are still on disk.
+    pub committed: BTreeMap<Step, String>,
+    /// What was read after the container had ended.
+    pub drained: Option<Drained>,
+    /// Whether the package is committed.
+    pub packaged: bool,
+    /// Set when the controller called the token stale: nothing of this attempt counts any more.
+    pub fenced: bool,
+    /// How many "save now" have been passed on.
+    pub checkpoint_requests: u64,
+    /// How long the last upload of a checkpoint took: what a save before a cut must allow for.
+    pub last_save: Duration,
+    /// Failed tries of the step at hand.
+    pub tries: u32,
+    /// Not to be tried again before.
+    pub not_before: Option<BootNanos>,
+}
+
+impl AttemptRecord {
+    /// A new one, with nothing done yet.
+    #[must_use]
+    pub fn new(assignment: Assignment, uid: u32) -> Self {
+        Self {
+            assignment,
+            wanted: true,
+            stage: Stage::Staging,
+            uid,
+            container: None,
+            launched: None,
+            exit: None,
+            stopping: None,
+            reported: None,
+            step: None,
+            found: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            drained: None,
+            packaged: false,
+            fenced: false,
+            checkpoint_requests: 0,
+            last_save: Duration::ZERO,
+            tries: 0,
+            not_before: None,
+        }
+    }
+
+    /// Steps that need no further attention.
+    #[must_use]
+    pub fn settled(&self) -> BTreeSet<Step> {
+        self.committed.keys().copied().collect()
+    }
+
+    /// Remembers complete checkpoints that are new.
+    pub fn add_found(&mut self, checkpoints: Vec<Found>) -> bool {
+        let newest = self.committed.keys().next_back().copied();
+        let mut any = false;
+        for found in checkpoints {
+            if newest.is_none_or(|step| found.step > step)
+                && self.found.insert(found.step, found.path).is_none()
+            {
+                any = true;
+            }
+        }
+        any
+    }
+}
+
+/// Where an attempt stands within its agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Image, inputs and resume checkpoint are being fetched.
+    Staging,
+    /// Everything is there; the container is not.
+    Staged,
+    /// The container was launched.
+    Running,
+    /// The container ended; what it left is being read.
+    Draining,
+    /// What it left is being uploaded.
+    Collecting,
+    /// The outcome is spooled.
+    Ended,
+}
+
+/// A stop under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    /// When it was asked for.
+    pub since: BootNanos,
+    /// Why, for people.
+    pub why: String,
+    /// When it was last killed, after the grace.
+    pub killed: Option<BootNanos>,
+    /// A stop for this cause is a failure, not an interruption.
+    pub failure: bool,
+}
+
+/// Maps with ids as keys have no JSON form; a list of pairs has.
+mod by_attempt {
+    use super::{AttemptId, AttemptRecord, BTreeMap};
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        map: &BTreeMap<AttemptId, AttemptRecord>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<AttemptId, AttemptRecord>, D::Error> {
+        Ok(Vec::<(AttemptId, AttemptRecord)>::deserialize(from)?.into_iter().collect())
+    }
+}

@@ -1,0 +1,154 @@
+//! What the trainer saved: sent in order, kept until it is committed, removed past retention.
+
+use std::time::Duration;
+
+use hone_proto::event::Payload;
+use hone_proto::id::{AttemptId, Step};
+use hone_proto::time::Now;
+
+use super::input::{Drained, Effect, Found, Upload, UploadError};
+use super::state::Stage;
+use super::{Agent, Busy, outcome};
+
+impl Agent {
+    pub(super) fn on_progress(
+        &mut self,
+        id: AttemptId,
+        step: Option<Step>,
+        checkpoints: Vec<Found>,
+    ) {
+        let Some(record) = self.state.attempts.get_mut(&id) else { return };
+        if step > record.step {
+            record.step = step;
+            self.changed = true;
+        }
+        self.changed |= record.add_found(checkpoints);
+    }
+
+    pub(super) fn on_drained(&mut self, id: AttemptId, drained: Drained) {
+        let Some(record) = self.state.attempts.get_mut(&id) else { return };
+        if record.stage != Stage::Draining {
+            return;
+        }
+        record.step = record.step.max(drained.step);
+        record.add_found(drained.checkpoints.clone());
+        record.drained = Some(drained);
+        record.stage = Stage::Collecting;
+        record.tries = 0;
+        record.not_before = None;
+        self.changed = true;
+    }
+
+    /// Starts the next upload, oldest first: a controller that was out of reach gets them in order.
+    pub(super) fn next_upload(&mut self, now: Now, id: AttemptId) -> bool {
+        let Some(record) = self.state.attempts.get(&id) else { return false };
+        let Some((step, path)) = record.found.first_key_value() else { return false };
+        let found = Found { step: *step, path: path.clone() };
+        // A pause delays an upload; it does not end the wait for it.
+        let pauses = record.not_before.is_some_and(|until| {
+            now.boot < until && until.since(now.boot) <= self.settings.pause_cap
+        });
+        if !pauses {
+            self.once(id, Busy::Uploading, |_| Effect::Upload(id, Upload::Checkpoint(found)));
+        }
+        true
+    }
+
+    pub(super) fn converge_collecting(&mut self, now: Now, id: AttemptId) {
+        if self.next_upload(now, id) || self.busy.contains(&(id, Busy::Uploading)) {
+            return;
+        }
+        let Some(record) = self.state.attempts.get(&id) else { return };
+        let Some(drained) = &record.drained else { return };
+        let completed = drained.result.as_ref().is_some_and(|word| word.status == "completed");
+        if completed
+            && !record.packaged
+            && let Some(path) = &drained.package
+        {
+            let step = record.step.unwrap_or_default();
+            let found = Found { step, path: path.clone() };
+            let pauses = record.not_before.is_some_and(|until| {
+                now.boot < until && until.since(now.boot) <= self.settings.pause_cap
+            });
+            if !pauses {
+                self.once(id, Busy::Uploading, |_| Effect::Upload(id, Upload::Package(found)));
+            }
+            return;
+        }
+        let outcome = outcome::of_exit(id, record);
+        self.conclude(id, outcome);
+    }
+
+    pub(super) fn on_uploaded(
+        &mut self,
+        now: Now,
+        id: AttemptId,
+        upload: &Upload,
+        took: Duration,
+        result: Result<(), UploadError>,
+    ) {
+        let pause = self.settings.pause;
+        let cap = self.settings.pause_cap;
+        let Some(record) = self.state.attempts.get_mut(&id) else { return };
+        self.changed = true;
+        let settled = match result {
+            Ok(()) => {
+                record.last_save = took;
+                true
+            }
+            Err(UploadError::Overtaken) => true,
+            Err(UploadError::Fenced) => {
+                record.fenced = true;
+                return;
+            }
+            Err(UploadError::Later(_)) => {
+                // For ever: what was saved is never given up because a link is cut.
+                record.tries = record.tries.saturating_add(1);
+                let pause = pause.saturating_mul(1 << record.tries.min(10)).min(cap);
+                record.not_before = Some(now.boot.plus(pause));
+                return;
+            }
+            Err(UploadError::Never(message)) => {
+                // Such a checkpoint is no checkpoint; the one before it stays the latest.
+                self.out.push(Effect::Report(Payload::Notice {
+                    attempt: id,
+                    level: "error".to_owned(),
+                    code: "upload_refused".to_owned(),
+                    message: format!("what the trainer saved cannot be taken: {message}"),
+                }));
+                match upload {
+                    Upload::Checkpoint(found) => {
+                        record.found.remove(&found.step);
+                    }
+                    Upload::Package(_) => {
+                        if let Some(drained) = &mut record.drained {
+                            drained.package = None;
+                        }
+                    }
+                }
+                return;
+            }
+        };
+        record.tries = 0;
+        record.not_before = None;
+        match upload {
+            Upload::Checkpoint(found) if settled => {
+                record.found.remove(&found.step);
+                record.committed.insert(found.step, found.path.clone());
+                self.retain(id);
+            }
+            Upload::Package(_) if settled => record.packaged = true,
+            Upload::Checkpoint(_) | Upload::Package(_) => {}
+        }
+    }
+
+    /// Deletes committed checkpoints past retention, oldest first.
+    fn retain(&mut self, id: AttemptId) {
+        let Some(record) = self.state.attempts.get_mut(&id) else { return };
+        let keep = usize::try_from(record.assignment.keep_checkpoints.max(1)).unwrap_or(1);
+        while record.committed.len() > keep {
+            let Some((_, path)) = record.committed.pop_first() else { return };
+            self.out.push(Effect::Discard { attempt: id, path });
+        }
+    }
+}
