@@ -2,5 +2,6 @@
 
 pub mod core;
 pub mod durable;
+pub mod identity;
 pub mod placement;
 pub mod store;

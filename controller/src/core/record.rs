@@ -10,6 +10,7 @@ use hone_proto::id::{
     Attempt, AttemptId, BootId, Digest, FleetId, Generation, JobId, JobName, NodeId, ProjectName,
     Revision, Seq, SpoolId, Step, Token, UserName,
 };
+pub use hone_proto::identity::Role;
 use hone_proto::quantity::Bytes;
 use hone_proto::time::WallNanos;
 use serde::{Deserialize, Serialize};
@@ -421,41 +422,5 @@ impl AttemptRecord {
             AttemptState::Placed | AttemptState::Reported(..) => true,
             AttemptState::Ended(..) | AttemptState::Lost { .. } => false,
         }
-    }
-}
-
-/// What a person may do; each role includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Look.
-    Viewer,
-    /// Run jobs, and end their own.
-    Submitter,
-    /// End anybody's jobs; add and drain nodes.
-    Operator,
-    /// Invite and revoke people and nodes.
-    Admin,
-}
-
-impl Role {
-    /// All, least powerful first.
-    pub const ALL: [Self; 4] = [Self::Viewer, Self::Submitter, Self::Operator, Self::Admin];
-
-    /// Its word.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Submitter => "submitter",
-            Self::Operator => "operator",
-            Self::Admin => "admin",
-        }
-    }
-
-    /// The role of a word.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|role| role.name() == name)
     }
 }

@@ -25,7 +25,7 @@ impl Role {
 
     /// The word for it.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
             Self::Submitter => "submitter",
@@ -37,7 +37,7 @@ impl Role {
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        f.pad(self.name())
     }
 }
 
@@ -52,7 +52,7 @@ pub struct NotARole {
 impl FromStr for Role {
     type Err = NotARole;
     fn from_str(text: &str) -> Result<Self, NotARole> {
-        let role = Self::ALL.into_iter().find(|role| role.as_str() == text);
+        let role = Self::ALL.into_iter().find(|role| role.name() == text);
         role.ok_or_else(|| NotARole { text: text.chars().take(80).collect() })
     }
 }
@@ -65,7 +65,7 @@ mod tests {
     fn roles_are_ordered_and_survive_their_words() {
         assert!(Role::ALL.is_sorted());
         for role in Role::ALL {
-            assert_eq!(role.as_str().parse(), Ok(role));
+            assert_eq!(role.name().parse(), Ok(role));
         }
         assert!("Admin".parse::<Role>().is_err());
     }
