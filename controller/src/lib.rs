@@ -1,5 +1,6 @@
 //! hone's controller: the fleet's state machine, what surrounds it, and the `hone` command.
 
+pub mod chunks;
 pub mod core;
 pub mod durable;
 pub mod identity;
