@@ -42,13 +42,14 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
 /// Directories of state are nobody else's: they hold what users train on.
 const PRIVATE: u32 = 0o700;
 
-/// Makes `dir` and each missing directory above it, each with its name synced.
+/// Makes `dir` and each missing directory above it, each with its name synced. Where `dir` exists its name is synced
+/// too: a run that was killed may have made it just before.
 ///
 /// # Errors
 /// A directory cannot be made or synced.
 pub(crate) fn create_dirs(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
-        return Ok(());
+        return sync_parent(dir);
     }
     if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
         create_dirs(parent)?;

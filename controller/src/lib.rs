@@ -5,4 +5,5 @@ pub mod core;
 pub mod durable;
 pub mod identity;
 pub mod placement;
+pub mod series;
 pub mod store;
