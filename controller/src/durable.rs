@@ -4,7 +4,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 /// Writes `bytes` under `path` so that after a crash at any point the file is either absent, old or whole.
@@ -39,22 +38,18 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Directories of state are nobody else's: they hold what users train on.
-const PRIVATE: u32 = 0o700;
-
-/// Makes `dir` and each missing directory above it, each with its name synced. Where `dir` exists its name is synced
-/// too: a run that was killed may have made it just before.
+/// Makes `dir` and each missing directory above it, each with its name synced.
 ///
 /// # Errors
 /// A directory cannot be made or synced.
 pub(crate) fn create_dirs(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
-        return sync_parent(dir);
+        return Ok(());
     }
     if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
         create_dirs(parent)?;
     }
-    match fs::DirBuilder::new().mode(PRIVATE).create(dir) {
+    match fs::create_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         other => other?,
     }

@@ -38,9 +38,7 @@ impl Layout {
     /// The layout under `data`, which is made if it is missing.
     pub(super) fn at(data: &Path) -> Result<Self, StoreError> {
         let layout = Self { data: data.to_owned() };
-        for dir in [data, &layout.state()] {
-            durable::create_dirs(dir).map_err(io_at("create", dir))?;
-        }
+        durable::create_dirs(&layout.state()).map_err(io_at("create", &layout.state()))?;
         Ok(layout)
     }
 

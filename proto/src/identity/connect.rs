@@ -142,6 +142,17 @@ impl Connector {
     ) -> Result<Channel, ConnectError> {
         Ok(address.endpoint(plane)?.connect_with_connector_lazy(self.clone()))
     }
+
+    /// The same for somebody who waits at a keyboard: a connection is made within `patience` or not at all.
+    pub fn channel_within(
+        &self,
+        address: &ControllerAddress,
+        plane: Plane,
+        patience: Duration,
+    ) -> Result<Channel, ConnectError> {
+        let endpoint = address.endpoint(plane)?.connect_timeout(patience);
+        Ok(endpoint.connect_with_connector_lazy(self.clone()))
+    }
 }
 
 /// A connection that could not be made.

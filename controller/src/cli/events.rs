@@ -1,0 +1,66 @@
+//! `hone events`: what happened in the fleet, and who did it.
+
+use hone_proto::time::WallNanos;
+use hone_proto::wire::{EventView, EventsRequest};
+
+use super::error::{CallError, Exit};
+use super::render::human::{one_line, time};
+use super::{Ctx, OutputArgs};
+
+/// Show what happened in the fleet, and who did it
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Go on as things happen
+    #[arg(short, long)]
+    follow: bool,
+    /// Only about this job (number or name)
+    #[arg(long)]
+    job: Option<String>,
+    /// Only about this node (id or host name)
+    #[arg(long)]
+    node: Option<String>,
+    /// Only the last so many
+    #[arg(long, value_name = "N")]
+    tail: Option<u32>,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+pub(super) async fn run(args: &Args, ctx: &mut Ctx) -> anyhow::Result<Exit> {
+    let client = ctx.client().await?;
+    let job = match &args.job {
+        Some(job) => Some(client.job_number(job).await?),
+        None => None,
+    };
+    let request = EventsRequest {
+        job,
+        node: args.node.clone().unwrap_or_default(),
+        follow: args.follow,
+        tail: args.tail.unwrap_or(0),
+    };
+    let mut events = client.stream(|mut c| async move { c.events(request).await }).await?;
+    while let Some(event) = events.message().await.map_err(CallError::from)? {
+        ctx.printer.record(&event, line)?;
+    }
+    Ok(Exit::OK)
+}
+
+fn line(event: &EventView) -> String {
+    let mut text = format!("{} {}", time(WallNanos::new(event.wall_ns)), one_line(&event.kind));
+    if let Some(job) = event.job {
+        text.push_str(&format!(" job {job}"));
+    }
+    if let Some(attempt) = event.attempt {
+        text.push_str(&format!(" attempt {attempt}"));
+    }
+    if !event.node.is_empty() {
+        text.push_str(&format!(" node {}", one_line(&event.node)));
+    }
+    if !event.actor.is_empty() {
+        text.push_str(&format!(" by {}", one_line(&event.actor)));
+    }
+    if !event.text.is_empty() {
+        text.push_str(&format!(": {}", one_line(&event.text)));
+    }
+    text
+}
