@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 /// Writes `bytes` under `path` so that after a crash at any point the file is either absent, old or whole.
@@ -38,18 +39,22 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes `dir` and each missing directory above it, each with its name synced.
+/// Directories of state are nobody else's: they hold what users train on.
+const PRIVATE: u32 = 0o700;
+
+/// Makes `dir` and each missing directory above it, each with its name synced. Where `dir` exists its name is synced
+/// too: a run that was killed may have made it just before.
 ///
 /// # Errors
 /// A directory cannot be made or synced.
 pub(crate) fn create_dirs(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
-        return Ok(());
+        return sync_parent(dir);
     }
     if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
         create_dirs(parent)?;
     }
-    match fs::create_dir(dir) {
+    match fs::DirBuilder::new().mode(PRIVATE).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         other => other?,
     }

@@ -1,8 +1,10 @@
 //! hone's controller: the fleet's state machine, what surrounds it, and the `hone` command.
 
+pub mod chunks;
 pub mod cli;
 pub mod core;
 pub mod durable;
 pub mod identity;
 pub mod placement;
+pub mod series;
 pub mod store;

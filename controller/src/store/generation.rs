@@ -38,7 +38,9 @@ impl Layout {
     /// The layout under `data`, which is made if it is missing.
     pub(super) fn at(data: &Path) -> Result<Self, StoreError> {
         let layout = Self { data: data.to_owned() };
-        durable::create_dirs(&layout.state()).map_err(io_at("create", &layout.state()))?;
+        for dir in [data, &layout.state()] {
+            durable::create_dirs(dir).map_err(io_at("create", dir))?;
+        }
         Ok(layout)
     }
 
