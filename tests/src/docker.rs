@@ -115,7 +115,10 @@ impl Drop for TestNode {
 }
 
 /// The guest program, compiled once per process into a directory that outlives the tests of the process.
-fn guest() -> Result<&'static Path> {
+///
+/// # Errors
+/// When it cannot be compiled.
+pub fn guest() -> Result<&'static Path> {
     static GUEST_DIR: OnceLock<Result<tempfile::TempDir, String>> = OnceLock::new();
     static GUEST_PATH: OnceLock<PathBuf> = OnceLock::new();
     let dir = GUEST_DIR.get_or_init(|| compile().map_err(|error| format!("{error:#}")));

@@ -9,13 +9,17 @@ use futures_util::stream;
 use hone_agent::runtime::docker::{DEFAULT_SOCKET, Deadlines, Docker, DockerConfig};
 use hone_agent::runtime::{
     ContainerId, ContainerSpec, ContainerState, EngineEvent, EnvVar, GpuUuid, ImageId, ImageName,
-    LogLimit, Mount, Network, Observed, Refusal, Runtime, RuntimeError, Signal, Tmpfs, User,
+    LogLimit, Mount, Network, Observed, Refusal, Runtime, RuntimeError, Signal, Tmpfs, Transfer,
+    User,
 };
 use hone_proto::id::{Attempt, AttemptId, Generation, JobId, Token};
 use hone_proto::quantity::{Bytes, MilliCpu};
-use hone_tests::docker::{TestNode, docker};
+use hone_tests::docker::{TestNode, docker, guest};
+use hone_tests::registry::Registry;
 use serde_json::Value;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// How long the engine may take for what it does in a second when the machine is quiet.
@@ -454,10 +458,37 @@ async fn an_image_travels_as_its_saved_stream_and_a_wrong_one_does_not_stay() {
 }
 
 #[tokio::test]
+async fn an_image_is_pulled_by_digest_and_a_forged_one_is_refused() {
+    let mut test = TestNode::new().expect("an engine");
+    let engine = Docker::new(config(&test));
+    let forged = Registry::serve(guest().expect("a guest"), true).expect("a registry");
+    let registry = Registry::serve(guest().expect("a guest"), false).expect("a registry");
+    let name = |registry: &Registry| -> ImageName {
+        format!("{}@{}", registry.repository, registry.digest).parse().expect("a name")
+    };
+    let (progress, seen) = watch::channel(Transfer::default());
+    let failed = engine.pull(&name(&forged), &progress).await;
+    assert!(matches!(failed, Err(RuntimeError::Refused { .. })), "{failed:?}");
+    assert_eq!(engine.has_image(&name(&forged)).await.expect("asked"), None);
+
+    assert_eq!(engine.has_image(&name(&registry)).await.expect("asked"), None);
+    test.will_remove(&registry.image_id);
+    let id = engine.pull(&name(&registry), &progress).await.expect("pulled");
+    assert_eq!(id.as_str(), registry.image_id);
+    assert_eq!(engine.has_image(&name(&registry)).await.expect("asked"), Some(id));
+    let seen = *seen.borrow();
+    assert!(seen.done == seen.total && seen.total > Bytes::ZERO, "{seen:?}");
+    let spec = spec(&test, &name(&registry).to_string(), &["exit", "5"]);
+    let container = run(&engine, &spec).await;
+    let ended = finished(&engine, &container).await;
+    assert!(matches!(ended.state, ContainerState::Exited { code: 5, .. }), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_pull_that_cannot_work_says_so() {
     let test = TestNode::new().expect("an engine");
     let engine = Docker::new(config(&test));
-    let (progress, _) = watch::channel(hone_agent::runtime::Transfer::default());
+    let (progress, _) = watch::channel(Transfer::default());
     let digest = format!("sha256:{}", "0".repeat(64));
     // Nothing listens on port 1.
     let name: ImageName = format!("127.0.0.1:1/team/trainer@{digest}").parse().expect("a name");
@@ -501,4 +532,47 @@ async fn an_engine_that_hangs_or_is_absent_is_unavailable() {
         let mut events = engine.events();
         assert_eq!(next(&mut events).await, EngineEvent::Lost);
     }
+}
+
+/// Passes connections on to the engine until it is dropped, and with it every connection.
+fn passage(socket: &Path) -> JoinSet<()> {
+    let listener = UnixListener::bind(socket).expect("a socket");
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut near, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut far = UnixStream::connect(DEFAULT_SOCKET).await?;
+                tokio::io::copy_bidirectional(&mut near, &mut far).await
+            });
+        }
+    });
+    tasks
+}
+
+#[tokio::test]
+async fn an_engine_that_comes_back_is_found_again_and_nothing_was_touched() {
+    let mut test = TestNode::new().expect("an engine");
+    let image = test.import_guest(&[]).expect("an image");
+    let socket = test.temp.path().join("engine.sock");
+    let engine = Docker::new(DockerConfig { socket: socket.clone(), ..config(&test) });
+    let open = passage(&socket);
+    let mut events = engine.events();
+    assert_eq!(next(&mut events).await, EngineEvent::Subscribed);
+    let id = run(&engine, &spec(&test, &image, &["sleep"])).await;
+    assert_eq!(next(&mut events).await, EngineEvent::Changed(id.clone()));
+
+    drop(open);
+    assert_eq!(next(&mut events).await, EngineEvent::Lost);
+    assert!(engine.list().await.is_err_and(|error| error.is_retryable()));
+    assert!(engine.signal(&id, Signal::Term).await.is_err_and(|error| error.is_retryable()));
+
+    std::fs::remove_file(&socket).expect("removed");
+    let _open = passage(&socket);
+    while next(&mut events).await != EngineEvent::Subscribed {}
+    let listed = engine.list().await.expect("listed");
+    assert!(
+        matches!(&listed[..], [Observed { state: ContainerState::Running { .. }, .. }]),
+        "{listed:?}"
+    );
 }
