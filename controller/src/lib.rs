@@ -1,5 +1,6 @@
 //! hone's controller: the fleet's state machine, what surrounds it, and the `hone` command.
 
+pub mod api;
 pub mod chunks;
 pub mod cli;
 pub mod core;

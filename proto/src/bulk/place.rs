@@ -141,7 +141,9 @@ impl Place {
 
     fn open_file(&self, path: &RelPath, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::RDWR | OFlags::NONBLOCK;
-        let mode = Mode::RUSR | Mode::WUSR;
+        // The kernel refuses a mode where nothing is created.
+        let creates = flags.contains(OFlags::CREATE);
+        let mode = if creates { Mode::RUSR | Mode::WUSR } else { Mode::empty() };
         let file = File::from(self.beneath(path.as_str(), flags, mode)?);
         let facts = file.metadata()?;
         if facts.is_file() && facts.nlink() == 1 {
