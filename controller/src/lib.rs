@@ -8,4 +8,5 @@ pub mod durable;
 pub mod identity;
 pub mod placement;
 pub mod series;
+pub mod spec;
 pub mod store;

@@ -1,0 +1,121 @@
+//! What the full format will hold and this release refuses, each with what to do instead; and what other tools call
+//! our keys. A refusal is better than a key that does nothing.
+
+/// What the full format will hold and this release refuses, with what to do instead.
+pub(super) const KEYS: &[(&str, &str)] = &[
+    ("model.id", "models from a hub: download the directory and name it with `model: ./directory`"),
+    ("model.revision", "models from a hub: a local directory is named by its content already"),
+    ("model.trust_remote_code", "code that comes with a model is never run"),
+    ("data.test", "a third set of rows; use `data.eval`"),
+    ("data.system", "a system prompt for all rows; write it into the rows"),
+    (
+        "data.eval.group_by",
+        "groups that stay together; split the file yourself and name it with `data.eval.path`",
+    ),
+    (
+        "method.quant",
+        "quantised training; `method: lora` with 16-bit weights needs the least memory now",
+    ),
+    ("method.freeze", "training the last layers only; use `method: lora`"),
+    ("method.lora.rslora", "rank-stabilised LoRA; scale with `alpha`"),
+    ("method.lora.dora", "DoRA; use plain LoRA"),
+    ("train.max_tokens", "a length in tokens; use `epochs` or `max_steps`"),
+    ("train.packing", "packing rows; each row is a sequence of its own"),
+    (
+        "train.early_stop",
+        "early stopping; set `eval_every` and cancel the job when the curve turns",
+    ),
+    ("train.optimizer.bits", "optimizers with 8-bit state"),
+    ("checkpoint.every.epochs", "checkpoints by epochs; use `steps`"),
+    ("checkpoint.every.minutes", "checkpoints by time; use `steps`"),
+    ("checkpoint.keep.best", "keeping the best checkpoint; every committed one stays in the store"),
+    ("checkpoint.upload", "choosing what is uploaded; every checkpoint is"),
+    ("checkpoint.resume", "choosing where to resume; the newest committed checkpoint is taken"),
+    ("trainer.config", "other tools' configuration files"),
+    ("trainer.override", "other tools' keys"),
+    (
+        "trainer.telemetry",
+        "metrics of other tools; an image that keeps hone's contract needs no setting",
+    ),
+    ("trainer.stdout_patterns", "reading metrics from printed lines"),
+    ("resources.gpus.vendor", "choosing a vendor; GPUs are NVIDIA's"),
+    ("resources.gpus.share", "sharing a GPU; each is given whole"),
+    ("resources.budget", "budgets; use `max_hours` and `max_attempts`"),
+    ("resources.preemptible", "preemption"),
+    ("evaluate.metrics", "other metrics than loss and perplexity"),
+    ("evaluate.lm_eval", "evaluation harnesses"),
+    ("evaluate.gate", "gates; `hone show` gives base and tuned perplexity"),
+    ("serve", "serving; `hone pull JOB -o DIR` brings the package with an inference script"),
+];
+
+/// Words that the full format will know, by key, with what to do instead.
+pub(super) const WORDS: &[(&str, &[&str], &str)] = &[
+    ("kind", &["pretrain", "evaluate", "dpo", "sweep"], "only fine-tuning"),
+    ("data.loss_on", &["last_answer"], "use `answers`"),
+    ("data.template", &["chatml"], "use `tokenizer` or `plain`"),
+    ("method.type", &["auto", "qlora", "freeze", "dora"], "name `lora` or `full`"),
+    (
+        "train.optimizer.name",
+        &["adam", "adamw_8bit", "adafactor", "sgd", "lion", "muon"],
+        "use `adamw`",
+    ),
+    (
+        "train.schedule.type",
+        &["polynomial", "inverse_sqrt", "wsd"],
+        "use `cosine`, `linear` or `constant`",
+    ),
+    ("train.precision", &["fp8", "int8", "nf4"], "use `bf16`"),
+    (
+        "trainer.kind",
+        &["axolotl", "llamafactory", "trl", "torchtune", "unsloth", "hf", "custom"],
+        "use `hone`, also for an image of your own that keeps its contract",
+    ),
+    ("resources.network", &["internal"], "use `none`, or `egress` as a named relaxation"),
+    (
+        "export",
+        &["merged", "gguf", "onnx", "awq", "gptq"],
+        "export `adapter` or `model` and convert it yourself",
+    ),
+];
+
+/// What other tools call a key.
+pub(super) const ELSEWHERE: &[(&str, &str)] = &[
+    ("base_model", "model"),
+    ("model_name_or_path", "model"),
+    ("dataset", "data"),
+    ("datasets", "data"),
+    ("learning_rate", "train.optimizer.lr"),
+    ("batch_size", "train.batch.effective"),
+    ("micro_batch_size", "train.batch.micro"),
+    ("per_device_train_batch_size", "train.batch.micro"),
+    ("gradient_accumulation_steps", "train.batch"),
+    ("gradient_checkpointing", "train.activation_checkpointing"),
+    ("max_length", "train.seq_len"),
+    ("max_seq_len", "train.seq_len"),
+    ("max_seq_length", "train.seq_len"),
+    ("sequence_len", "train.seq_len"),
+    ("num_epochs", "train.epochs"),
+    ("num_train_epochs", "train.epochs"),
+    ("warmup_ratio", "train.schedule.warmup"),
+    ("lr_scheduler_type", "train.schedule.type"),
+    ("max_grad_norm", "train.clip_norm"),
+    ("save_steps", "checkpoint.every.steps"),
+    ("save_total_limit", "checkpoint.keep.last"),
+    ("lora_r", "method.lora.r"),
+    ("lora_alpha", "method.lora.alpha"),
+    ("lora_dropout", "method.lora.dropout"),
+    ("rank", "method.lora.r"),
+    ("target_modules", "method.lora.targets"),
+    ("image", "trainer.image"),
+];
+
+/// Why the key at `path` is refused although the full format knows it.
+pub(super) fn key(path: &str) -> Option<&'static str> {
+    KEYS.iter().find(|(key, _)| *key == path).map(|(_, why)| *why)
+}
+
+/// Why `word` is refused at `path` although the full format knows it.
+pub(super) fn word(path: &str, word: &str) -> Option<&'static str> {
+    let found = WORDS.iter().find(|(key, words, _)| *key == path && words.contains(&word));
+    found.map(|(_, _, why)| *why)
+}
