@@ -14,20 +14,19 @@ use std::path::PathBuf;
 use bytes::Bytes as Buf;
 use futures_util::stream::BoxStream;
 use hone_proto::id::AttemptId;
+use hone_proto::inventory::EngineFacts;
 use hone_proto::quantity::Bytes;
 use hone_proto::time::WallNanos;
 use tokio::sync::{mpsc, watch};
 
 pub mod docker;
 mod error;
-mod facts;
 mod image;
 mod spec;
 
 pub use error::{Refusal, RuntimeError};
-pub use facts::{CgroupVersion, EngineFacts, GpuSupport};
 pub use image::{ImageId, ImageName, ImageNameError};
-pub use spec::{ContainerSpec, EnvVar, GpuUuid, LogLimit, Mount, Network, SpecError, Tmpfs, User};
+pub use spec::{ContainerSpec, EnvVar, LogLimit, Mount, Network, SpecError, Tmpfs, User};
 
 /// The id that the engine gave to a container.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -13,7 +13,7 @@ mod result;
 pub use beneath::{Dir, FileError, FileIdentity, PlainFile, RelPath, RelPathError};
 pub use checkpoint::{
     Completeness, CompletenessRule, FoundCheckpoint, MANIFEST_NAME, ManifestFile, NativeManifest,
-    Sha256, find_checkpoints,
+    PACKAGE_NAME, Sha256, find_checkpoints, find_package,
 };
 pub use metrics::{METRICS_NAME, MetricsBatch, MetricsCursor, MetricsReader};
 pub use record::{RecordBody, RecordError, TrainerRecord};

@@ -14,11 +14,12 @@ use bollard::query_parameters::{
     RemoveContainerOptions, StartContainerOptions,
 };
 use hone_proto::id::{FleetId, NodeId};
+use hone_proto::inventory::EngineFacts;
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::{
-    ContainerId, ContainerSpec, ContainerState, EngineEvent, EngineFacts, ImageId, ImageName,
-    ImageStream, Observed, Refusal, Runtime, RuntimeError, Signal, Transfer,
+    ContainerId, ContainerSpec, ContainerState, EngineEvent, ImageId, ImageName, ImageStream,
+    Observed, Refusal, Runtime, RuntimeError, Signal, Transfer,
 };
 
 mod body;

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use hone_proto::id::AttemptId;
+use hone_proto::inventory::GpuId;
 use hone_proto::quantity::{Bytes, MilliCpu};
 
 use super::ImageName;
@@ -56,46 +56,12 @@ pub enum SpecError {
         /// What is wrong.
         why: &'static str,
     },
-    /// A GPU name that is not one.
-    #[error("GPU {text:?} is not valid: it must be a UUID as the driver prints it")]
+    /// A name that is not one GPU's, such as `all`, or an index that changes between boots.
+    #[error("GPU {id} is not valid: it must be a UUID as the driver prints it")]
     BadGpu {
-        /// The rejected text, cut to 80 characters.
-        text: String,
+        /// The rejected name.
+        id: GpuId,
     },
-}
-
-/// A GPU (or a slice of one) by the UUID that the driver gives it; indexes change between boots.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GpuUuid(String);
-
-impl GpuUuid {
-    /// The UUID as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for GpuUuid {
-    type Err = SpecError;
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        let rest = text.strip_prefix("GPU-").or_else(|| text.strip_prefix("MIG-"));
-        let clean = rest.is_some_and(|rest| {
-            (8..=96).contains(&rest.len())
-                && rest.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
-        });
-        if clean {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(SpecError::BadGpu { text: text.chars().take(80).collect() })
-        }
-    }
-}
-
-impl fmt::Display for GpuUuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
 }
 
 /// Who the processes are.
@@ -210,7 +176,7 @@ pub struct ContainerSpec {
     /// Most open files of a process, when not the engine's default. An engine whose own limit is lower refuses.
     pub open_files: Option<u32>,
     /// The GPUs it may use; none at all otherwise.
-    pub gpus: Vec<GpuUuid>,
+    pub gpus: Vec<GpuId>,
     /// What it can reach.
     pub network: Network,
     /// How long the engine waits between SIGTERM and SIGKILL, should it be stopped by other hands than hone's.
@@ -251,6 +217,11 @@ impl ContainerSpec {
                 Err(bad_mount(dir, "a working directory must be absolute and plain"))
             }
         })?;
+        let named =
+            |id: &&GpuId| id.as_str().starts_with("GPU-") || id.as_str().starts_with("MIG-");
+        if let Some(id) = self.gpus.iter().find(|id| !named(id)) {
+            return Err(SpecError::BadGpu { id: id.clone() });
+        }
         self.environment().map(drop)
     }
 
@@ -310,7 +281,7 @@ impl ContainerSpec {
         let visible = if self.gpus.is_empty() {
             "void".to_owned()
         } else {
-            self.gpus.iter().map(GpuUuid::as_str).collect::<Vec<_>>().join(",")
+            self.gpus.iter().map(GpuId::as_str).collect::<Vec<_>>().join(",")
         };
         merged.insert("NVIDIA_VISIBLE_DEVICES".to_owned(), visible);
         merged.insert("NVIDIA_DRIVER_CAPABILITIES".to_owned(), "compute,utility".to_owned());

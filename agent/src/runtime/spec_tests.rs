@@ -84,12 +84,13 @@ fn hones_variables_win_and_devices_are_always_named() {
     assert_eq!(env["HOME"], "/home/me");
     assert_eq!((env["USER"].as_str(), env["LOGNAME"].as_str()), ("hone", "hone"));
     assert_eq!(env["NVIDIA_VISIBLE_DEVICES"], "void");
-    let gpu: GpuUuid = "GPU-5e9a0a35-1f2b-4c3d-8e4f-000000000001".parse().expect("a UUID");
+    let gpu: GpuId = "GPU-5e9a0a35-1f2b-4c3d-8e4f-000000000001".parse().expect("a UUID");
     let env =
         ContainerSpec { gpus: vec![gpu.clone()], ..good() }.environment().expect("an environment");
     assert_eq!(env["NVIDIA_VISIBLE_DEVICES"], gpu.as_str());
-    for bad in ["0", "all", "GPU-", "GPU-x,y", "GPU-12345678\n"] {
-        assert!(bad.parse::<GpuUuid>().is_err(), "{bad:?} was accepted");
+    for bad in ["0", "all", "void", "none"] {
+        let spec = ContainerSpec { gpus: vec![bad.parse().expect("an id")], ..good() };
+        assert!(matches!(spec.check(), Err(SpecError::BadGpu { .. })), "{bad:?} was accepted");
     }
 }
 

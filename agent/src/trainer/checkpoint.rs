@@ -16,6 +16,8 @@ use super::beneath::{Dir, FileError, PlainFile, RelPath};
 
 /// Name of the manifest in a native checkpoint.
 pub const MANIFEST_NAME: &str = "hone_manifest.json";
+/// The folder of a finished job's package in the output directory.
+pub const PACKAGE_NAME: &str = "package";
 /// Prefix of a checkpoint's folder; the step follows.
 const FOLDER_PREFIX: &str = "checkpoint-";
 /// Entries of an output directory that are looked at: thousands of checkpoints, and a bound on a hostile directory.
@@ -196,13 +198,30 @@ pub fn find_checkpoints(
         .filter_map(|path| {
             let step = step_of(path.as_str())?;
             let completeness = match rule {
-                CompletenessRule::NativeManifest => judge(output, &path, step),
+                CompletenessRule::NativeManifest => judge(output, &path, Some(step)),
             };
             Some(FoundCheckpoint { step, path, completeness })
         })
         .collect();
     found.sort_by_key(|checkpoint| checkpoint.step);
     Ok(found)
+}
+
+/// The package in an output directory, if there is one: written and judged as a checkpoint is.
+///
+/// # Errors
+/// When what has its name is not a directory, or cannot be read.
+pub fn find_package(
+    output: &Dir,
+    rule: CompletenessRule,
+) -> Result<Option<Completeness>, FileError> {
+    let path = RelPath::constant(PACKAGE_NAME);
+    if output.dir(&path)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(match rule {
+        CompletenessRule::NativeManifest => judge(output, &path, None),
+    }))
 }
 
 /// The step in a folder's name, written in the one way in which tools write it.
@@ -212,19 +231,23 @@ fn step_of(name: &str) -> Option<Step> {
     (step.to_string() == digits).then(|| Step::new(step))
 }
 
-fn judge(output: &Dir, folder: &RelPath, step: Step) -> Completeness {
+fn judge(output: &Dir, folder: &RelPath, step: Option<Step>) -> Completeness {
     match native_manifest(output, folder, step) {
         Ok(manifest) => Completeness::Complete(manifest),
         Err(why) => Completeness::Incomplete { why },
     }
 }
 
-fn native_manifest(output: &Dir, folder: &RelPath, step: Step) -> Result<NativeManifest, String> {
+fn native_manifest(
+    output: &Dir,
+    folder: &RelPath,
+    step: Option<Step>,
+) -> Result<NativeManifest, String> {
     let dir = output.dir(folder).map_err(|error| error.to_string())?.ok_or("it is gone")?;
     let manifest = open(&dir, &RelPath::constant(MANIFEST_NAME))?;
     let content = manifest.read_all(MAX_MANIFEST_SIZE).map_err(|error| error.to_string())?;
     let manifest = NativeManifest::parse(&content)?;
-    if manifest.step != step {
+    if step.is_some_and(|step| step != manifest.step) {
         return Err(format!("its manifest is of step {}", manifest.step));
     }
     for claim in &manifest.files {

@@ -62,6 +62,26 @@ fn only_a_folder_that_agrees_with_its_manifest_is_complete() {
 }
 
 #[test]
+fn a_package_is_judged_like_a_checkpoint() {
+    let temp = tempfile::tempdir().expect("a directory");
+    let find = || {
+        let dir = Dir::open(temp.path()).expect("opened");
+        find_package(&dir, CompletenessRule::NativeManifest)
+    };
+    assert_eq!(find().expect("fine"), None);
+    checkpoint(temp.path(), PACKAGE_NAME, None);
+    assert!(matches!(find().expect("readable"), Some(Completeness::Incomplete { .. })));
+    checkpoint(temp.path(), PACKAGE_NAME, Some(&manifest(60, &[("weights", 5)])));
+    let Some(Completeness::Complete(claim)) = find().expect("readable") else {
+        panic!("not complete")
+    };
+    assert_eq!(claim.step, Step::new(60));
+    std::fs::rename(temp.path().join(PACKAGE_NAME), temp.path().join("elsewhere")).expect("moved");
+    std::os::unix::fs::symlink("elsewhere", temp.path().join(PACKAGE_NAME)).expect("linked");
+    assert!(find().is_err());
+}
+
+#[test]
 fn links_make_a_checkpoint_incomplete() {
     let temp = tempfile::tempdir().expect("a directory");
     checkpoint(temp.path(), "checkpoint-1", Some(&manifest(1, &[("weights", 5)])));

@@ -57,6 +57,8 @@ pub struct TrainerResult {
     pub best_checkpoint: Option<String>,
     /// The figure by which it is the best.
     pub best_metric: Option<f64>,
+    /// The package of a completed run, as the trainer names it.
+    pub package: Option<String>,
     /// Final figures.
     pub metrics: BTreeMap<String, f64>,
     /// Tokens trained on.
@@ -105,7 +107,8 @@ fn parse(content: &[u8], attempt: Attempt) -> Option<TrainerResult> {
         epoch: fields.real("epoch"),
         last_checkpoint: fields.text("last_checkpoint"),
         best_checkpoint: fields.text("best_checkpoint"),
-        best_metric: fields.real("best_metric"),
+        best_metric: map.get("best_metric").and_then(best_metric),
+        package: fields.text("package"),
         metrics: lenient_figures(map.get("metrics")),
         tokens_seen: fields.whole("tokens_seen"),
         wall_s: fields.real("wall_s"),
@@ -113,6 +116,18 @@ fn parse(content: &[u8], attempt: Attempt) -> Option<TrainerResult> {
         retryable: map.get("retryable").and_then(Value::as_bool),
         json: json.to_owned(),
     })
+}
+
+/// The figure by which a checkpoint is the best: plain, or beside the step where it was reached.
+fn best_metric(value: &Value) -> Option<f64> {
+    let beside = || {
+        value
+            .as_object()?
+            .iter()
+            .filter(|(name, _)| *name != "step")
+            .find_map(|(_, value)| real(value))
+    };
+    real(value).or_else(beside)
 }
 
 /// The figures among the final metrics. What else is there must not cost the outcome of a job.
@@ -154,6 +169,7 @@ mod tests {
         let result = read(
             r#"{"v":1,"attempt":3,"status":"failed","code":70,"reason":"error","step":12,"max_steps":60,
                 "metrics":{"loss":"nan","note":"text","eval_loss":1.5},"tokens_seen":1e3,"retryable":true,
+                "best_metric":{"step":10,"eval_loss":1.25},"package":null,
                 "error":{"type":"ValueError","message":"bad","trace":"Traceback…\n  File\u001b[0m"}}"#,
         )
         .expect("a result");
@@ -161,7 +177,7 @@ mod tests {
             (result.status, result.code, result.step),
             (ResultStatus::Failed, 70, Some(Step::new(12)))
         );
-        assert_eq!(result.tokens_seen, Some(1000));
+        assert_eq!((result.tokens_seen, result.best_metric), (Some(1000), Some(1.25)));
         assert!(result.metrics["loss"].is_nan() && result.metrics.len() == 2);
         let error = result.error.expect("an error");
         assert_eq!(

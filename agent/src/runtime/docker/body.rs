@@ -7,9 +7,10 @@ use bollard::models::{
     HostConfigLogConfig, Mount as EngineMount, MountBindOptions, MountBindOptionsPropagationEnum,
     MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
+use hone_proto::inventory::{GpuId, GpuSupport};
 use hone_proto::quantity::Bytes;
 
-use crate::runtime::{ContainerSpec, GpuSupport, GpuUuid, Mount, Network, SpecError, Tmpfs, User};
+use crate::runtime::{ContainerSpec, Mount, Network, SpecError, Tmpfs, User};
 
 use super::labels::Owner;
 
@@ -165,7 +166,7 @@ fn is_mounted(spec: &ContainerSpec, place: &str) -> bool {
     spec.mounts.iter().any(|mount| mount.target.as_os_str() == place)
 }
 
-fn device_requests(gpus: &[GpuUuid], support: GpuSupport) -> Option<Vec<DeviceRequest>> {
+fn device_requests(gpus: &[GpuId], support: GpuSupport) -> Option<Vec<DeviceRequest>> {
     if gpus.is_empty() {
         return None;
     }
@@ -207,7 +208,7 @@ mod tests {
 
     #[test]
     fn gpus_go_by_uuid_through_either_door_and_not_at_all_otherwise() {
-        let gpu: GpuUuid = "GPU-5e9a0a35-1f2b-4c3d-8e4f-000000000001".parse().expect("a UUID");
+        let gpu: GpuId = "GPU-5e9a0a35-1f2b-4c3d-8e4f-000000000001".parse().expect("a UUID");
         let spec = ContainerSpec { gpus: vec![gpu], ..good() };
         let request =
             |support| host(&spec, support, &[]).device_requests.expect("a request").remove(0);

@@ -6,11 +6,10 @@ use bollard::models::{
     ContainerInspectResponse, ContainerState as EngineState, ContainerStateStatusEnum as Status,
     SystemInfo, SystemInfoCgroupVersionEnum, SystemVersion,
 };
+use hone_proto::inventory::{CgroupVersion, EngineFacts, GpuSupport};
 use hone_proto::time::WallNanos;
 
-use crate::runtime::{
-    CgroupVersion, ContainerId, ContainerState, EngineFacts, GpuSupport, Observed,
-};
+use crate::runtime::{ContainerId, ContainerState, Observed};
 
 use super::fault::clean;
 use super::labels::{Owner, attempt_of};
@@ -64,6 +63,7 @@ pub(super) fn facts(version: SystemVersion, api_version: String, info: SystemInf
         .flatten()
         .any(|option| option.contains("name=seccomp") && !option.contains("unconfined"));
     EngineFacts {
+        name: "docker".to_owned(),
         version: version.version.or(info.server_version).unwrap_or_default(),
         api_version,
         storage_driver: info.driver.unwrap_or_default(),

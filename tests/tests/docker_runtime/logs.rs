@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hone_agent::logs::{GapCause, LogCursor, LogItem, LogReader, Output};
 use hone_proto::event::Level;
 use hone_proto::time::{Now, WallNanos};
 use hone_tests::docker::{TestNode, docker};
 
-/// How long the engine may take for what it does in seconds when the machine is quiet.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::PATIENCE;
 
 /// A started container with a log of `files` times `size`.
 fn start(test: &TestNode, image: &str, size: &str, files: u32, args: &[&str]) -> String {
