@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::LogItem;
 use super::parser::{LogParser, Progress};
 
-/// Rotated files that are looked for; the agent asks the engine to keep five.
+/// Most rotated files that are looked for; the agent asks the engine to keep five.
 const MAX_FILES: usize = 32;
 /// Bytes read in one go; a poll makes several until its own bound.
 const READ_LEN: usize = 256 * 1024;
@@ -150,7 +150,7 @@ impl LogReader {
     /// Opens the file in which the cursor lies and those after it are reached from there. `false`: no file yet.
     fn open_first(&mut self, out: &mut Vec<LogItem>) -> io::Result<bool> {
         let Some(cursor) = self.start.clone() else { return Ok(true) };
-        let files = scan(&self.path)?;
+        let Some(files) = scan(&self.path, self.kept)? else { return Ok(false) };
         let Some((oldest, oldest_id)) = files.first() else { return Ok(false) };
         let wanted = FileId { inode: cursor.inode, born: cursor.born };
         let known = |(file, id): &&(File, FileId)| {
@@ -194,7 +194,7 @@ impl LogReader {
     /// At the end of a file: goes on to the next when the engine has begun one. `false`: this is the newest.
     fn advance(&mut self, out: &mut Vec<LogItem>) -> io::Result<bool> {
         let Some(current) = self.segments.back() else { return Ok(false) };
-        let files = scan(&self.path)?;
+        let Some(files) = scan(&self.path, self.kept)? else { return Ok(false) };
         let Some((_, newest)) = files.last() else { return Ok(false) };
         // An inode cannot be reused while we hold the file open.
         if *newest == current.id {
@@ -237,32 +237,33 @@ impl LogReader {
     }
 }
 
-/// The files of a log, oldest first, each open. Taken twice until two looks agree, since the engine
-/// renames them one after the other.
-fn scan(path: &Path) -> io::Result<Vec<(File, FileId)>> {
-    let mut last = look(path)?;
+/// The files of a log, oldest first, each open. Taken again until two looks agree, since the engine renames them one
+/// after the other. Nothing when they keep moving: another look comes soon.
+fn scan(path: &Path, kept: usize) -> io::Result<Option<Vec<(File, FileId)>>> {
+    let mut last = look(path, kept)?;
     for _ in 0..MAX_RACES {
-        let again = look(path)?;
+        let again = look(path, kept)?;
         if again.iter().map(|(_, id)| id).eq(last.iter().map(|(_, id)| id)) {
-            return Ok(again);
+            return Ok(Some(again));
         }
         last = again;
     }
-    Ok(last)
+    Ok(None)
 }
 
-fn look(path: &Path) -> io::Result<Vec<(File, FileId)>> {
-    let mut found = VecDeque::new();
-    for generation in 0..MAX_FILES {
+/// One look, from the newest name to the oldest: files only move that way, so that none is missed. In the middle of a
+/// rotation one name is free, and a file may be met twice.
+fn look(path: &Path, kept: usize) -> io::Result<Vec<(File, FileId)>> {
+    let mut found: VecDeque<(File, FileId)> = VecDeque::new();
+    for generation in 0..=kept.min(MAX_FILES) {
         let mut name = OsString::from(path);
         if generation > 0 {
             name.push(format!(".{generation}"));
         }
         match open(Path::new(&name)) {
+            Ok((_, id)) if found.iter().any(|(_, known)| *known == id) => {}
             Ok(opened) => found.push_front(opened),
-            // Between two renames the newest has no file for a moment; later ones tell whether there are any.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && generation == 0 => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }

@@ -1,6 +1,8 @@
 //! The reader across rotations, restarts and reused inodes, on files that a test rotates as the engine does.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 
@@ -199,6 +201,39 @@ fn a_link_in_place_of_a_log_is_refused() {
     let engine = Engine::new(2);
     std::os::unix::fs::symlink("/etc/passwd", engine.path()).expect("linked");
     assert!(engine.reader(LogCursor::default()).poll(NOW, 1000).is_err());
+}
+
+/// The engine writes and rotates while the reader looks, never further ahead than the files it keeps.
+#[test]
+fn a_rotation_in_the_middle_of_a_look_loses_nothing() {
+    const ROTATIONS: u64 = 600;
+    const LINES: u64 = 5;
+    let mut engine = Engine::new(6);
+    engine.line();
+    let mut reader = engine.reader(LogCursor::default());
+    let seen = Arc::new(AtomicU64::new(0));
+    let writer = std::thread::spawn({
+        let seen = Arc::clone(&seen);
+        move || {
+            for rotation in 0..ROTATIONS {
+                while seen.load(Ordering::Acquire) + 3 * LINES < rotation * LINES {
+                    std::hint::spin_loop();
+                }
+                (0..LINES).for_each(|_| engine.line());
+                engine.rotate();
+            }
+            engine
+        }
+    });
+    let mut items = Vec::new();
+    while !writer.is_finished() {
+        items.extend(poll(&mut reader));
+        seen.store(numbers(&items).last().copied().unwrap_or(0), Ordering::Release);
+    }
+    let engine = writer.join().expect("the writer ends");
+    items.extend(poll(&mut reader));
+    assert_eq!(gaps(&items), 0);
+    assert!(numbers(&items).into_iter().eq(1..=engine.written));
 }
 
 #[derive(Debug, Clone, Copy)]
