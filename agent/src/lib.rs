@@ -1,6 +1,9 @@
 //! hone's agent: one node, its Docker, its jobs.
 
 pub mod core;
+pub mod host;
+pub mod inventory;
 pub mod logs;
+pub mod observe;
 pub mod runtime;
 pub mod trainer;

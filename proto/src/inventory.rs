@@ -17,7 +17,7 @@ use crate::quantity::Bytes;
 use crate::sample::GpuState;
 
 /// Everything a node has.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inventory {
     /// Host name as the kernel tells it.
     pub hostname: String,
@@ -61,7 +61,7 @@ pub struct Cpu {
 }
 
 /// One mounted file system on a block device.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
     /// Where it is mounted; of several mounts the shortest path.
     pub mount: String,
@@ -118,7 +118,7 @@ impl DiskKind {
 
 /// A short measurement of a disk, made once when a node joins. It passes the page cache by; caches of a hypervisor
 /// below may still flatter it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskSpeed {
     /// Sequential reading, per second.
     pub read_per_second: Bytes,
@@ -133,7 +133,7 @@ pub struct DiskSpeed {
 }
 
 /// One GPU.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
     /// The driver's number for it; may change with a reboot.
     pub index: u32,
