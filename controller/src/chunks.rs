@@ -15,6 +15,7 @@ mod places;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -258,6 +259,27 @@ impl ChunkStore {
             }
         }
         Ok(unfit)
+    }
+
+    /// Makes the names of objects durable that are there. A name can be there and not synced: another call may be about
+    /// to, or a run was killed before it could. Whoever promises objects that he did not `put` himself calls this first.
+    ///
+    /// # Errors
+    /// A sync fails.
+    pub fn settle(&self, project: &ProjectName, digests: &[Digest]) -> Result<(), ChunkError> {
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(ChunkError::Poisoned);
+        }
+        // One object of each directory stands for all that lie in it.
+        let mut settled = HashSet::new();
+        for digest in digests {
+            let path = self.places.object(project, *digest);
+            if path.parent().is_some_and(|shard| settled.insert(shard.to_owned())) {
+                self.prepare(project, *digest)?;
+                self.sync(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// The length of an object, if the project has it.

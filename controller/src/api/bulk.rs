@@ -50,6 +50,9 @@ pub trait Chunks: Send + Sync + 'static {
     /// Those of a manifest's chunks that the project lacks or has in another length.
     fn unfit(&self, project: &ProjectName, manifest: &Manifest) -> Result<Vec<Digest>, ChunkError>;
 
+    /// Makes objects durable that are there already, whoever stored them.
+    fn settle(&self, project: &ProjectName, digests: &[Digest]) -> Result<(), ChunkError>;
+
     /// Verifies an object against its digest and makes it durable.
     fn put(&self, project: &ProjectName, digest: Digest, bytes: &[u8]) -> Result<(), ChunkError>;
 
@@ -70,6 +73,10 @@ impl Chunks for ChunkStore {
         let mut seen = HashSet::new();
         let pieces = manifest.files.iter().flat_map(|file| file.pieces());
         Self::unfit(self, project, pieces.filter(|piece| seen.insert(piece.digest)))
+    }
+
+    fn settle(&self, project: &ProjectName, digests: &[Digest]) -> Result<(), ChunkError> {
+        Self::settle(self, project, digests)
     }
 
     fn put(&self, project: &ProjectName, digest: Digest, bytes: &[u8]) -> Result<(), ChunkError> {

@@ -77,7 +77,7 @@ fn check_scope(manifest: &Manifest, scope: &Scope, project: &ProjectName) -> Res
     }
 }
 
-/// Every chunk is stored, and is as long as the file sizes say.
+/// Every chunk is stored durably, and is as long as the file sizes say.
 fn check_chunks(
     chunks: &impl Chunks,
     manifest: &Manifest,
@@ -89,8 +89,11 @@ fn check_chunks(
         let message = format!("{} chunks are not stored", missing.len());
         return Err(Refusal::new(Reason::MissingChunks, message));
     }
-    unfit.first().map_or(Ok(()), |digest| {
+    if let Some(digest) = unfit.first() {
         let message = format!("chunk {} has another length than its file says", digest.short());
-        Err(Refusal::new(Reason::BadRequest, message))
-    })
+        return Err(Refusal::new(Reason::BadRequest, message));
+    }
+    // Some may have been stored by another call, whose sync is not over yet or never came.
+    let settled = chunks.settle(project, &manifest.unique_chunks());
+    settled.map_err(|error| refusal(&error))
 }

@@ -125,6 +125,9 @@ async fn two_who_upload_the_same_chunks_at_once_both_succeed() {
     );
     assert_eq!((both.0.unwrap(), both.1.unwrap()), (manifest.digest(), manifest.digest()));
     assert_eq!(world.committed(), 1);
+    // One may have committed what the other had stored and not synced yet.
+    let settled: Vec<_> = world.chunks.settled.lock().unwrap().iter().copied().collect();
+    assert_eq!(settled, manifest.manifest().unique_chunks());
 }
 
 #[tokio::test]

@@ -52,6 +52,8 @@ pub(super) struct Counting {
     /// How often each object was sent.
     pub(super) puts: Mutex<BTreeMap<Digest, usize>>,
     pub(super) gets: AtomicUsize,
+    /// What was made durable before a commit.
+    pub(super) settled: Mutex<BTreeSet<Digest>>,
     /// The next calls of `put` fail.
     pub(super) full: AtomicUsize,
 }
@@ -68,6 +70,10 @@ impl Chunks for Counting {
     }
     fn unfit(&self, project: &ProjectName, manifest: &Manifest) -> Result<Vec<Digest>, ChunkError> {
         Chunks::unfit(&self.store, project, manifest)
+    }
+    fn settle(&self, project: &ProjectName, digests: &[Digest]) -> Result<(), ChunkError> {
+        self.settled.lock().unwrap().extend(digests);
+        self.store.settle(project, digests)
     }
     fn put(&self, project: &ProjectName, digest: Digest, bytes: &[u8]) -> Result<(), ChunkError> {
         *self.puts.lock().unwrap().entry(digest).or_default() += 1;
@@ -237,6 +243,7 @@ impl World {
             store,
             puts: Mutex::default(),
             gets: AtomicUsize::new(0),
+            settled: Mutex::default(),
             full: AtomicUsize::new(0),
         });
         let fleet = Arc::new(Told::default());
