@@ -1,0 +1,403 @@
+//! What people ask for. The access layer has checked the role; ownership is the core's to check.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hone_proto::error::{Reason, Refusal};
+use hone_proto::id::JobId;
+use hone_proto::identity::Role;
+use hone_proto::time::Now;
+use hone_proto::wire;
+use secrecy::ExposeSecret as _;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use super::{caller, find_node, no_job, request_id, streams, submit, views};
+use crate::core::record::TokenPurpose;
+use crate::core::{Caller, Command, Input, Reply};
+use crate::driver::Handle;
+use crate::identity::TokenMint;
+
+/// How long a token lives unless the caller says otherwise: long enough to change windows, short enough to leak.
+const TOKEN_TTL: Duration = Duration::from_secs(15 * 60);
+
+/// Longest life of a token.
+const MAX_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// Jobs of one listing unless the caller says otherwise.
+const LIST_LIMIT: u32 = 200;
+
+/// What the service knows besides the fleet.
+pub struct Facts {
+    /// Where the files of jobs lie.
+    pub journal: PathBuf,
+    /// Makes tokens.
+    pub mint: TokenMint,
+    /// SHA-256 of the root, hexadecimal.
+    pub root_fingerprint: String,
+    /// The address that agents and colleagues are told.
+    pub address: String,
+    /// The first of the three ports.
+    pub control_port: u16,
+}
+
+/// The service.
+pub struct OperatorService {
+    fleet: Handle,
+    facts: Arc<Facts>,
+}
+
+impl OperatorService {
+    /// Serves the fleet behind this handle.
+    #[must_use]
+    pub const fn new(fleet: Handle, facts: Arc<Facts>) -> Self {
+        Self { fleet, facts }
+    }
+
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Refusal> {
+        caller(request, &self.fleet.access().borrow())
+    }
+
+    async fn change(
+        &self,
+        caller: Caller,
+        request: &str,
+        command: Command,
+    ) -> Result<Reply, Refusal> {
+        let request = request_id(request)?;
+        let command = Box::new(command);
+        self.fleet
+            .call(move |ticket| Input::Request { ticket, caller, request, command })
+            .await
+    }
+
+    async fn job_view(&self, id: JobId) -> Result<wire::JobView, Refusal> {
+        self.fleet
+            .read(move |fleet| fleet.jobs().get(&id).map(|job| views::job(fleet, job)))
+            .await?
+            .ok_or_else(|| no_job(id))
+    }
+
+    async fn node_view(&self, name: String) -> Result<wire::NodeView, Refusal> {
+        let (id, mut view) = self
+            .fleet
+            .read(move |fleet| {
+                let id = find_node(fleet, &name)?;
+                let node = fleet.nodes().get(&id).map(|node| views::node(fleet, node));
+                let view = node.ok_or_else(|| {
+                    Refusal::new(Reason::NotFound, format!("there is no node {id}"))
+                })?;
+                Ok((id, view))
+            })
+            .await??;
+        view.sample = self.fleet.sample(&id);
+        Ok(view)
+    }
+
+    /// A change of one node, and the node as it is then.
+    async fn change_node<T>(
+        &self,
+        request: &Request<T>,
+        request_id: &str,
+        node: &str,
+        command: impl FnOnce(hone_proto::id::NodeId) -> Command,
+    ) -> Result<Response<wire::NodeView>, Status> {
+        let caller = self.caller(request)?;
+        let name = node.to_owned();
+        let id = self.fleet.read(move |fleet| find_node(fleet, &name)).await??;
+        self.change(caller, request_id, command(id.clone())).await?;
+        Ok(Response::new(self.node_view(id.to_string()).await?))
+    }
+
+    async fn make_token(
+        &self,
+        caller: Caller,
+        request: &str,
+        purpose: TokenPurpose,
+        role: Option<Role>,
+        ttl_seconds: u32,
+    ) -> Result<Response<wire::TokenReply>, Status> {
+        let ttl = match ttl_seconds {
+            0 => TOKEN_TTL,
+            n => Duration::from_secs(n.into()),
+        };
+        if ttl > MAX_TOKEN_TTL {
+            let text = "a token lives for 24 hours at most";
+            return Err(Refusal::new(Reason::BadRequest, text).into());
+        }
+        let (secret, parts) = self.facts.mint.mint().map_err(internal)?;
+        let expires = Now::read().wall.plus(ttl);
+        let command = Command::MakeToken {
+            public_id: parts.public_id,
+            hash: parts.hash,
+            purpose,
+            role,
+            expires,
+        };
+        self.change(caller, request, command).await?;
+        Ok(Response::new(wire::TokenReply {
+            token: secret.expose_secret().to_owned(),
+            expires_wall_ns: expires.get(),
+            root_fingerprint: self.facts.root_fingerprint.clone(),
+            address: self.facts.address.clone(),
+            control_port: self.facts.control_port.into(),
+        }))
+    }
+}
+
+pub(super) fn internal(error: impl std::error::Error) -> Refusal {
+    tracing::error!(error = &error as &dyn std::error::Error, "a call failed");
+    Refusal::new(Reason::Internal, error.to_string())
+}
+
+type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl wire::operator_server::Operator for OperatorService {
+    type SeriesStream = Boxed<wire::SeriesUpdate>;
+    type LogsStream = Boxed<wire::LogView>;
+    type EventsStream = Boxed<wire::EventView>;
+
+    async fn who_am_i(
+        &self,
+        request: Request<wire::WhoAmIRequest>,
+    ) -> Result<Response<wire::WhoAmIReply>, Status> {
+        let caller = self.caller(&request)?;
+        let meta = self.fleet.read(|fleet| fleet.meta().clone()).await?;
+        Ok(Response::new(wire::WhoAmIReply {
+            user: caller.user.to_string(),
+            role: caller.role.to_string(),
+            fleet_id: meta.fleet.to_string(),
+            generation: meta.generation.get(),
+            controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+
+    async fn submit(
+        &self,
+        request: Request<wire::SubmitRequest>,
+    ) -> Result<Response<wire::SubmitReply>, Status> {
+        let caller = self.caller(&request)?;
+        let traceparent = hone_proto::telemetry::traceparent(request.metadata());
+        let request = request.into_inner();
+        let id = request.request_id.clone();
+        let command = submit::command(request, traceparent)?;
+        match self.change(caller, &id, command).await? {
+            Reply::Job { job, repeated } => Ok(Response::new(wire::SubmitReply {
+                job: job.get(),
+                repeated_request: repeated,
+            })),
+            Reply::Done | Reply::Spent(_) => {
+                Err(Refusal::new(Reason::Internal, "the fleet gave no job number").into())
+            }
+        }
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<wire::CancelRequest>,
+    ) -> Result<Response<wire::CancelReply>, Status> {
+        let caller = self.caller(&request)?;
+        let request = request.into_inner();
+        let job = JobId::new(request.job);
+        self.change(caller, &request.request_id, Command::Cancel(job)).await?;
+        Ok(Response::new(wire::CancelReply { job: Some(self.job_view(job).await?) }))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<wire::ListJobsRequest>,
+    ) -> Result<Response<wire::ListJobsReply>, Status> {
+        let wire::ListJobsRequest { active_only, limit } = request.into_inner();
+        let limit = usize::try_from(if limit == 0 { LIST_LIMIT } else { limit }).unwrap_or(1);
+        let jobs = self
+            .fleet
+            .read(move |fleet| {
+                let ended = |job: &crate::core::Job| {
+                    matches!(job.record.state, crate::core::record::JobState::Ended { .. })
+                };
+                fleet
+                    .jobs()
+                    .values()
+                    .rev()
+                    .filter(|job| !active_only || !ended(job))
+                    .take(limit)
+                    .map(|job| views::job(fleet, job))
+                    .collect()
+            })
+            .await?;
+        Ok(Response::new(wire::ListJobsReply { jobs }))
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<wire::GetJobRequest>,
+    ) -> Result<Response<wire::JobView>, Status> {
+        let id = JobId::new(request.into_inner().job);
+        Ok(Response::new(self.job_view(id).await?))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<wire::ExplainRequest>,
+    ) -> Result<Response<wire::ExplainReply>, Status> {
+        let id = JobId::new(request.into_inner().job);
+        let reply = self
+            .fleet
+            .read(move |fleet| fleet.jobs().get(&id).map(|job| views::explain(fleet, job)))
+            .await?
+            .ok_or_else(|| no_job(id))?;
+        Ok(Response::new(reply))
+    }
+
+    async fn series(
+        &self,
+        request: Request<wire::SeriesRequest>,
+    ) -> Result<Response<Self::SeriesStream>, Status> {
+        let stream = streams::series(&self.fleet, &self.facts.journal, request.into_inner()).await?;
+        Ok(Response::new(stream))
+    }
+
+    async fn logs(
+        &self,
+        request: Request<wire::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        let stream = streams::logs(&self.fleet, &self.facts.journal, request.into_inner()).await?;
+        Ok(Response::new(stream))
+    }
+
+    async fn checkpoints(
+        &self,
+        request: Request<wire::CheckpointsRequest>,
+    ) -> Result<Response<wire::CheckpointsReply>, Status> {
+        let id = JobId::new(request.into_inner().job);
+        let checkpoints = self
+            .fleet
+            .read(move |fleet| {
+                let job = fleet.jobs().get(&id)?;
+                Some(job.saved.iter().map(|saved| views::saved(job, saved)).collect())
+            })
+            .await?
+            .ok_or_else(|| no_job(id))?;
+        Ok(Response::new(wire::CheckpointsReply { checkpoints }))
+    }
+
+    async fn events(
+        &self,
+        request: Request<wire::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        Ok(Response::new(streams::events(&self.fleet, request.into_inner())))
+    }
+
+    async fn create_node_token(
+        &self,
+        request: Request<wire::CreateNodeTokenRequest>,
+    ) -> Result<Response<wire::TokenReply>, Status> {
+        let caller = self.caller(&request)?;
+        let request = request.into_inner();
+        self.make_token(
+            caller,
+            &request.request_id,
+            TokenPurpose::Node,
+            None,
+            request.ttl_seconds,
+        )
+        .await
+    }
+
+    async fn list_nodes(
+        &self,
+        _: Request<wire::ListNodesRequest>,
+    ) -> Result<Response<wire::ListNodesReply>, Status> {
+        let mut nodes: Vec<wire::NodeView> = self
+            .fleet
+            .read(|fleet| fleet.nodes().values().map(|node| views::node(fleet, node)).collect())
+            .await?;
+        for node in &mut nodes {
+            node.sample = node.id.parse().ok().and_then(|id| self.fleet.sample(&id));
+        }
+        Ok(Response::new(wire::ListNodesReply { nodes }))
+    }
+
+    async fn get_node(
+        &self,
+        request: Request<wire::GetNodeRequest>,
+    ) -> Result<Response<wire::NodeView>, Status> {
+        Ok(Response::new(self.node_view(request.into_inner().node).await?))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<wire::DrainNodeRequest>,
+    ) -> Result<Response<wire::NodeView>, Status> {
+        let wire::DrainNodeRequest { request_id, node, stop_jobs } = request.get_ref().clone();
+        let drain = |node| Command::Drain { node, stop_jobs };
+        self.change_node(&request, &request_id, &node, drain).await
+    }
+
+    async fn resume_node(
+        &self,
+        request: Request<wire::ResumeNodeRequest>,
+    ) -> Result<Response<wire::NodeView>, Status> {
+        let wire::ResumeNodeRequest { request_id, node } = request.get_ref().clone();
+        self.change_node(&request, &request_id, &node, Command::Resume).await
+    }
+
+    async fn revoke_node(
+        &self,
+        request: Request<wire::RevokeNodeRequest>,
+    ) -> Result<Response<wire::NodeView>, Status> {
+        let wire::RevokeNodeRequest { request_id, node } = request.get_ref().clone();
+        self.change_node(&request, &request_id, &node, Command::RevokeNode).await
+    }
+
+    async fn lose_node(
+        &self,
+        request: Request<wire::LoseNodeRequest>,
+    ) -> Result<Response<wire::NodeView>, Status> {
+        let wire::LoseNodeRequest { request_id, node } = request.get_ref().clone();
+        self.change_node(&request, &request_id, &node, Command::Lose).await
+    }
+
+    async fn invite_operator(
+        &self,
+        request: Request<wire::InviteOperatorRequest>,
+    ) -> Result<Response<wire::TokenReply>, Status> {
+        let caller = self.caller(&request)?;
+        let request = request.into_inner();
+        let bad = |error: String| Refusal::new(Reason::BadRequest, error);
+        let user = request.user.parse().map_err(|e: hone_proto::id::IdError| bad(e.to_string()))?;
+        let role: Role = request.role.parse().map_err(|e| bad(format!("{e}")))?;
+        let purpose = TokenPurpose::User(user);
+        self.make_token(caller, &request.request_id, purpose, Some(role), request.ttl_seconds).await
+    }
+
+    async fn list_operators(
+        &self,
+        _: Request<wire::ListOperatorsRequest>,
+    ) -> Result<Response<wire::ListOperatorsReply>, Status> {
+        let operators =
+            self.fleet.read(|fleet| fleet.users().values().map(views::operator).collect()).await?;
+        Ok(Response::new(wire::ListOperatorsReply { operators }))
+    }
+
+    async fn revoke_operator(
+        &self,
+        request: Request<wire::RevokeOperatorRequest>,
+    ) -> Result<Response<wire::OperatorView>, Status> {
+        let caller = self.caller(&request)?;
+        let request = request.into_inner();
+        let user: hone_proto::id::UserName = request.user.parse().map_err(|e| {
+            Refusal::new(Reason::BadRequest, format!("{e}"))
+        })?;
+        self.change(caller, &request.request_id, Command::RevokeUser(user.clone())).await?;
+        let view = self
+            .fleet
+            .read(move |fleet| fleet.users().get(&user).map(views::operator))
+            .await?
+            .ok_or_else(|| Refusal::new(Reason::NotFound, "there is no such operator"))?;
+        Ok(Response::new(view))
+    }
+}
