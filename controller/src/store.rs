@@ -19,6 +19,7 @@ mod faults;
 mod generation;
 mod memory;
 mod record;
+mod reserve;
 mod sled;
 #[cfg(test)]
 mod suite;

@@ -5,8 +5,7 @@
 //! older state that is whole in itself: the watermark beside the engine's files knows a commit that must be there.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tracing::{error, warn};
 
@@ -14,12 +13,7 @@ use super::engine::{Changes, Engine};
 use super::generation::{Layout, Lock};
 use super::record::{self, Flaw, Head, Meta};
 use super::watermark::Watermark;
-use super::{Batch, Record, Store, StoreError, Write, io_at, show_key};
-use crate::durable;
-
-/// Room kept on the disk in a file of its own and given back when the disk is full: the engine cannot even be opened
-/// without room to write.
-const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
+use super::{Batch, Record, Store, StoreError, Write, reserve, show_key};
 
 /// Free room below which nothing is committed: an engine that hits the end of the disk in the middle of a commit
 /// leaves a state that nobody knows. Four times the largest part of the log that one commit of usual size touches.
@@ -83,7 +77,9 @@ impl SledStore {
     pub fn open(data: &Path) -> Result<Self, StoreError> {
         let layout = Layout::at(data)?;
         let lock = layout.lock()?;
-        give_back_reserve_if_full(&layout)?;
+        if reserve::free(&layout)? < FLOOR_BYTES {
+            reserve::give_back(&layout)?;
+        }
         let mut store = match (layout.current()?, layout.is_marked()?) {
             (Some(number), _) => {
                 layout.remove_unfinished(number)?;
@@ -98,7 +94,7 @@ impl SledStore {
         {
             warn!(%error, "the log could not be compacted: the present one stays in use");
         }
-        keep_reserve(&store.layout);
+        reserve::keep(&store.layout);
         Ok(store)
     }
 
@@ -176,10 +172,11 @@ impl SledStore {
         let next = self.layout.generations()?.last().map_or(1, |n| n + 1);
         let engine = Engine::create(&self.layout.generation(next))?;
         let meta = fill(&engine, self.meta, records(&self.engine, b""))?;
-        self.watermark = Watermark::create(engine.dir(), meta.seq)?;
+        let watermark = Watermark::create(engine.dir(), meta.seq)?;
         self.layout.switch_to(next)?;
         let old = self.number;
-        (self.engine, self.meta, self.number) = (engine, meta, next);
+        (self.engine, self.watermark) = (engine, watermark);
+        (self.meta, self.number) = (meta, next);
         self.layout.remove(old)
     }
 
@@ -188,12 +185,11 @@ impl SledStore {
         let path = self.layout.data();
         let size: usize = batch.writes().iter().map(Write::size).sum();
         let needed = self.floor.saturating_add(4 * size as u64);
-        let free = || durable::free_bytes(path).map_err(io_at("measure", path));
-        if free()? >= needed {
+        if reserve::free(&self.layout)? >= needed {
             return Ok(());
         }
-        give_back_reserve(&self.layout)?;
-        let free = free()?;
+        reserve::give_back(&self.layout)?;
+        let free = reserve::free(&self.layout)?;
         if free >= needed {
             return Ok(());
         }
@@ -369,39 +365,4 @@ pub(super) fn fill(
     engine.sync()?;
     let (stored, _) = verify(engine)?;
     Ok(stored)
-}
-
-fn give_back_reserve_if_full(layout: &Layout) -> Result<(), StoreError> {
-    let path = layout.data();
-    if durable::free_bytes(path).map_err(io_at("measure", path))? < FLOOR_BYTES {
-        give_back_reserve(layout)?;
-    }
-    Ok(())
-}
-
-fn give_back_reserve(layout: &Layout) -> Result<(), StoreError> {
-    let path = layout.reserve();
-    if path.is_file() {
-        warn!(path = %path.display(), "the disk is nearly full: the reserve is given back");
-        fs::remove_file(&path).map_err(io_at("remove", &path))?;
-    }
-    Ok(())
-}
-
-/// Sets the reserve aside when there is ample room. Without it the store works; it only loses this margin.
-fn keep_reserve(layout: &Layout) {
-    let path = layout.reserve();
-    let ample = durable::free_bytes(layout.data()).is_ok_and(|free| free > 4 * RESERVE_BYTES);
-    if ample
-        && !path.is_file()
-        && let Err(error) = allocate(&path)
-    {
-        warn!(%error, path = %path.display(), "no reserve could be set aside");
-    }
-}
-
-fn allocate(path: &PathBuf) -> std::io::Result<()> {
-    let file = File::create(path)?;
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE_BYTES)?;
-    file.sync_all()
 }
