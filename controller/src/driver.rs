@@ -267,7 +267,7 @@ impl<S: Store> Worker<S> {
             batch.put(file.key(), length.to_string());
         }
         if !batch.is_empty() {
-            self.store.commit(batch)?;
+            self.store.commit(&batch)?;
         }
         self.journal.publish();
         let mut jobs = Vec::new();

@@ -1,6 +1,7 @@
 //! Wire to domain and back: the only place. A report from an agent and a command to one are both refused whole when
 //! any part of them is malformed; the error names the field.
 
+mod allocatable;
 mod assignment;
 pub mod event;
 
@@ -29,6 +30,11 @@ impl WireError {
     pub(crate) fn id(field: &'static str) -> impl Fn(IdError) -> Self {
         move |error| Self::new(field, error.to_string())
     }
+}
+
+/// A field that cannot be taken.
+pub fn malformed(field: &'static str, why: impl ToString) -> WireError {
+    WireError::new(field, why.to_string())
 }
 
 impl From<WireError> for Refusal {

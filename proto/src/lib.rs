@@ -16,5 +16,6 @@ pub mod inventory;
 pub mod manifest;
 pub mod quantity;
 pub mod sample;
+pub mod telemetry;
 pub mod time;
 pub mod wire;

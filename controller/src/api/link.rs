@@ -210,7 +210,7 @@ fn capacity(wire: &wire::Allocatable) -> Result<Capacity, WireError> {
         gpus: offer
             .gpus
             .iter()
-            .map(|gpu| Gpu { uuid: gpu.uuid.to_string(), vram: gpu.vram })
+            .map(|gpu| Gpu { uuid: gpu.id.to_string(), vram: gpu.vram })
             .collect(),
         cpu: offer.cpu,
         ram: offer.ram,

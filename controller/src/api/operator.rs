@@ -18,7 +18,7 @@ use super::{caller, find_node, no_job, request_id, streams, submit, views};
 use crate::core::record::TokenPurpose;
 use crate::core::{Caller, Command, Input, Reply};
 use crate::driver::Handle;
-use crate::identity::TokenMint;
+use crate::identity::Issuer;
 
 /// How long a token lives unless the caller says otherwise: long enough to change windows, short enough to leak.
 const TOKEN_TTL: Duration = Duration::from_secs(15 * 60);
@@ -34,7 +34,7 @@ pub struct Facts {
     /// Where the files of jobs lie.
     pub journal: PathBuf,
     /// Makes tokens.
-    pub mint: TokenMint,
+    pub issuer: Arc<Issuer>,
     /// SHA-256 of the root, hexadecimal.
     pub root_fingerprint: String,
     /// The address that agents and colleagues are told.
@@ -68,9 +68,7 @@ impl OperatorService {
     ) -> Result<Reply, Refusal> {
         let request = request_id(request)?;
         let command = Box::new(command);
-        self.fleet
-            .call(move |ticket| Input::Request { ticket, caller, request, command })
-            .await
+        self.fleet.call(move |ticket| Input::Request { ticket, caller, request, command }).await
     }
 
     async fn job_view(&self, id: JobId) -> Result<wire::JobView, Refusal> {
@@ -89,7 +87,7 @@ impl OperatorService {
                 let view = node.ok_or_else(|| {
                     Refusal::new(Reason::NotFound, format!("there is no node {id}"))
                 })?;
-                Ok((id, view))
+                Ok::<_, Refusal>((id, view))
             })
             .await??;
         view.sample = self.fleet.sample(&id);
@@ -127,7 +125,7 @@ impl OperatorService {
             let text = "a token lives for 24 hours at most";
             return Err(Refusal::new(Reason::BadRequest, text).into());
         }
-        let (secret, parts) = self.facts.mint.mint().map_err(internal)?;
+        let (secret, parts) = self.facts.issuer.authority.tokens().mint().map_err(internal)?;
         let expires = Now::read().wall.plus(ttl);
         let command = Command::MakeToken {
             public_id: parts.public_id,
@@ -147,7 +145,7 @@ impl OperatorService {
     }
 }
 
-pub(super) fn internal(error: impl std::error::Error) -> Refusal {
+pub(super) fn internal(error: impl std::error::Error + 'static) -> Refusal {
     tracing::error!(error = &error as &dyn std::error::Error, "a call failed");
     Refusal::new(Reason::Internal, error.to_string())
 }
@@ -185,10 +183,9 @@ impl wire::operator_server::Operator for OperatorService {
         let id = request.request_id.clone();
         let command = submit::command(request, traceparent)?;
         match self.change(caller, &id, command).await? {
-            Reply::Job { job, repeated } => Ok(Response::new(wire::SubmitReply {
-                job: job.get(),
-                repeated_request: repeated,
-            })),
+            Reply::Job { job, repeated } => {
+                Ok(Response::new(wire::SubmitReply { job: job.get(), repeated_request: repeated }))
+            }
             Reply::Done | Reply::Spent(_) => {
                 Err(Refusal::new(Reason::Internal, "the fleet gave no job number").into())
             }
@@ -256,7 +253,8 @@ impl wire::operator_server::Operator for OperatorService {
         &self,
         request: Request<wire::SeriesRequest>,
     ) -> Result<Response<Self::SeriesStream>, Status> {
-        let stream = streams::series(&self.fleet, &self.facts.journal, request.into_inner()).await?;
+        let stream =
+            streams::series(&self.fleet, &self.facts.journal, request.into_inner()).await?;
         Ok(Response::new(stream))
     }
 
@@ -297,14 +295,8 @@ impl wire::operator_server::Operator for OperatorService {
     ) -> Result<Response<wire::TokenReply>, Status> {
         let caller = self.caller(&request)?;
         let request = request.into_inner();
-        self.make_token(
-            caller,
-            &request.request_id,
-            TokenPurpose::Node,
-            None,
-            request.ttl_seconds,
-        )
-        .await
+        self.make_token(caller, &request.request_id, TokenPurpose::Node, None, request.ttl_seconds)
+            .await
     }
 
     async fn list_nodes(
@@ -389,9 +381,8 @@ impl wire::operator_server::Operator for OperatorService {
     ) -> Result<Response<wire::OperatorView>, Status> {
         let caller = self.caller(&request)?;
         let request = request.into_inner();
-        let user: hone_proto::id::UserName = request.user.parse().map_err(|e| {
-            Refusal::new(Reason::BadRequest, format!("{e}"))
-        })?;
+        let user: hone_proto::id::UserName =
+            request.user.parse().map_err(|e| Refusal::new(Reason::BadRequest, format!("{e}")))?;
         self.change(caller, &request.request_id, Command::RevokeUser(user.clone())).await?;
         let view = self
             .fleet

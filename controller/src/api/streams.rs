@@ -115,8 +115,7 @@ pub(super) async fn series(
     journal: &Path,
     request: wire::SeriesRequest,
 ) -> Result<Boxed<wire::SeriesUpdate>, Refusal> {
-    let mut follower =
-        Follower::new(fleet, journal, JobId::new(request.job), EventStream::Series);
+    let mut follower = Follower::new(fleet, journal, JobId::new(request.job), EventStream::Series);
     follower.job().await?;
     Ok(spawn(move |to| async move { follow_series(&mut follower, request.follow, &to).await }))
 }
@@ -127,9 +126,8 @@ async fn follow_series(
     to: &mpsc::Sender<Result<wire::SeriesUpdate, Status>>,
 ) -> Result<(), Refusal> {
     use wire::series_update::Update;
-    let send = async |update| {
-        to.send(Ok(wire::SeriesUpdate { update: Some(update) })).await.is_ok()
-    };
+    let send =
+        async |update| to.send(Ok(wire::SeriesUpdate { update: Some(update) })).await.is_ok();
     let mut turns = follower.fleet.turns();
     let mut shown = None;
     loop {
@@ -203,7 +201,12 @@ impl LogFilter {
                     .map_err(|error| bad(format!("--grep: {error}")))?,
             ),
         };
-        Ok(Self { level, since: request.since_wall_ns.unwrap_or(0), grep, attempt: request.attempt })
+        Ok(Self {
+            level,
+            since: request.since_wall_ns.unwrap_or(0),
+            grep,
+            attempt: request.attempt,
+        })
     }
 
     fn admits(&self, log: &wire::LogView) -> bool {

@@ -19,7 +19,10 @@ const MAX_LABELS: usize = 64;
 /// Longest label, name and value each.
 const MAX_LABEL: usize = 256;
 
-pub(super) fn command(request: wire::SubmitRequest, traceparent: String) -> Result<Command, Refusal> {
+pub(super) fn command(
+    request: wire::SubmitRequest,
+    traceparent: String,
+) -> Result<Command, Refusal> {
     let name = if request.spec_name.is_empty() { "the spec" } else { &request.spec_name };
     let spec = spec::parse(&request.spec_yaml, name).map_err(|error| Refusal::from(&error))?;
     let inputs = inputs(&spec, &request.inputs)?;
@@ -28,7 +31,8 @@ pub(super) fn command(request: wire::SubmitRequest, traceparent: String) -> Resu
     let mut demand = spec.demand();
     // The spec's disk is the job's own; what has to be fetched comes on top.
     let fetched: u64 = request.inputs.iter().map(|input| input.bytes).sum();
-    demand.disk = demand.disk.saturating_add(Bytes::new(fetched.saturating_add(request.image_bytes)));
+    demand.disk =
+        demand.disk.saturating_add(Bytes::new(fetched.saturating_add(request.image_bytes)));
     let wish = Wish {
         name: spec.name().clone(),
         project: spec.project().clone(),
@@ -89,7 +93,8 @@ fn reference(text: &str) -> Result<String, Refusal> {
 }
 
 fn labels(sent: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Refusal> {
-    let long = |(name, value): (&String, &String)| name.len() > MAX_LABEL || value.len() > MAX_LABEL;
+    let long =
+        |(name, value): (&String, &String)| name.len() > MAX_LABEL || value.len() > MAX_LABEL;
     if sent.len() > MAX_LABELS || sent.iter().any(long) {
         let text = "image labels: 64 at most, of 256 bytes each";
         return Err(Refusal::new(Reason::BadRequest, text));

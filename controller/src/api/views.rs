@@ -4,8 +4,8 @@ use hone_proto::wire;
 use prost::Message as _;
 
 use crate::core::record::{
-    AttemptRecord, AttemptState, End, Evaluation, FleetEvent, JobRecord, JobState, NodeAdmin, Saved,
-    SavedKind, UserRecord,
+    AttemptRecord, AttemptState, End, Evaluation, FleetEvent, JobRecord, JobState, NodeAdmin,
+    Saved, SavedKind, UserRecord,
 };
 use crate::core::{Fleet, Job, Node};
 use crate::placement::{Demand, Shortfall};
@@ -241,7 +241,8 @@ pub(super) fn explain(fleet: &Fleet, asked: &Job) -> wire::ExplainReply {
     let mut reasons = Vec::new();
     match &asked.record.state {
         JobState::Queued { reason, not_before } => {
-            reasons.push(if reason.is_empty() { "it was just submitted" } else { reason }.to_owned());
+            reasons
+                .push(if reason.is_empty() { "it was just submitted" } else { reason }.to_owned());
             if let Some(time) = not_before {
                 reasons.push(format!("it is tried again at {time}"));
             }

@@ -149,7 +149,7 @@ impl Journal {
             }
             let (dir, files) = file.files(&self.root);
             crate::durable::create_dirs(&dir)
-                .map_err(|source| SegmentError::Io { action: "create", path: dir, source })
+                .map_err(|source| SegmentError::Io { verb: "create", path: dir, source })
                 .map_err(failed(file))?;
             let length = self.written.get(file).copied().unwrap_or(0);
             let writer = StreamWriter::open(files, length).map_err(failed(file))?;

@@ -472,10 +472,35 @@ pub mod enrolment_server {
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Inventory {}
-/// What placement may promise.
+/// What placement may promise: total less the reserve and what others than hone use. What hone itself uses is not taken
+/// off, since promises count it.
 #[derive(serde::Serialize)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Allocatable {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Allocatable {
+    /// GPUs that work.
+    #[prost(message, repeated, tag = "1")]
+    pub gpus: ::prost::alloc::vec::Vec<AllocatableGpu>,
+    /// Processor time in thousandths of a core.
+    #[prost(uint32, tag = "2")]
+    pub milli_cpu: u32,
+    /// Memory in bytes.
+    #[prost(uint64, tag = "3")]
+    pub ram_bytes: u64,
+    /// Disk under the agent's state directory in bytes.
+    #[prost(uint64, tag = "4")]
+    pub disk_bytes: u64,
+}
+/// One GPU that may be promised.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AllocatableGpu {
+    /// As the driver names it; never changes.
+    #[prost(string, tag = "1")]
+    pub uuid: ::prost::alloc::string::String,
+    /// VRAM that hone may use of it, in bytes.
+    #[prost(uint64, tag = "2")]
+    pub vram_bytes: u64,
+}
 /// One measurement of a whole node.
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2662,7 +2687,7 @@ pub struct GetNodeRequest {
     pub node: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeView {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
