@@ -21,18 +21,28 @@ mod completions;
 pub mod context;
 mod events;
 mod explain;
+mod image;
+mod init;
+mod input;
 mod login;
 mod logs;
 mod node;
 mod operator;
+mod progress;
 mod ps;
+mod pull;
 mod show;
 mod since;
+mod submit;
 
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod fake_bulk;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_bulk;
 
 use client::{Client, Connect, Pace};
 use context::FromContext;
@@ -84,12 +94,15 @@ struct OutputArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Args),
+    Submit(submit::Args),
     Ps(ps::Args),
     Show(show::Args),
     Watch(watch::Args),
     Logs(logs::Args),
     Cancel(cancel::Args),
     Checkpoints(checkpoints::Args),
+    Pull(pull::Args),
     Explain(explain::Args),
     Events(events::Args),
     /// Join, list, drain, resume and revoke nodes
@@ -106,6 +119,8 @@ impl Command {
     /// The format asked for after the verb.
     fn format(&self) -> Option<Format> {
         let output = match self {
+            Self::Init(args) => args.output,
+            Self::Submit(args) => args.output,
             Self::Ps(args) => args.output,
             Self::Show(args) => args.output,
             Self::Watch(args) => args.output,
@@ -116,7 +131,7 @@ impl Command {
             Self::Events(args) => args.output,
             Self::Node(verb) => verb.output(),
             Self::Operator(verb) => verb.output(),
-            Self::Login(_) | Self::Completions(_) => OutputArgs::default(),
+            Self::Pull(_) | Self::Login(_) | Self::Completions(_) => OutputArgs::default(),
         };
         output.output
     }
@@ -152,7 +167,7 @@ pub fn main() -> u8 {
     };
     let format = cli.command.format().or(cli.output.output).unwrap_or_default();
     let global = &cli.global;
-    let mut printer = Printer::std(format, global.color, global.quiet, global.no_progress);
+    let printer = Printer::std(format, global.color, global.quiet, global.no_progress);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -189,12 +204,15 @@ fn finish(done: anyhow::Result<Exit>, printer: &mut Printer) -> Exit {
 
 async fn run(cli: &Cli, ctx: &mut Ctx) -> anyhow::Result<Exit> {
     match &cli.command {
+        Command::Init(args) => init::run(args, &cli.global, ctx),
+        Command::Submit(args) => submit::run(args, &cli.global, ctx).await,
         Command::Ps(args) => ps::run(args, ctx).await,
         Command::Show(args) => show::run(args, ctx).await,
         Command::Watch(args) => watch::run(args, ctx).await,
         Command::Logs(args) => logs::run(args, ctx).await,
         Command::Cancel(args) => cancel::run(args, ctx).await,
         Command::Checkpoints(args) => checkpoints::run(args, ctx).await,
+        Command::Pull(args) => pull::run(args, ctx).await,
         Command::Explain(args) => explain::run(args, ctx).await,
         Command::Events(args) => events::run(args, ctx).await,
         Command::Node(verb) => node::run(verb, ctx).await,

@@ -10,5 +10,6 @@ pub mod identity;
 pub mod placement;
 pub mod renewal;
 pub mod series;
+pub mod setup;
 pub mod spec;
 pub mod store;

@@ -11,6 +11,7 @@ use hone_proto::error::{Reason, Refusal};
 use hone_proto::identity::refused;
 
 use super::render::human::safe;
+use crate::spec::SpecError;
 
 /// How a command ended, as its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +160,9 @@ fn classify(cause: &(dyn StdError + 'static)) -> Option<(Reason, Option<String>)
     }
     if let Some(call) = cause.downcast_ref::<CallError>() {
         return Some((call.reason(), None));
+    }
+    if cause.is::<SpecError>() {
+        return Some((Reason::BadSpec, None));
     }
     cause.downcast_ref::<Refusal>().map(|refusal| (refusal.reason, None))
 }

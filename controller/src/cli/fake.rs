@@ -8,8 +8,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, stream};
+use hone_proto::bulk::MESSAGE;
 use hone_proto::error::{Reason, Refusal};
 use hone_proto::time::WallNanos;
+use hone_proto::wire::bulk_server::BulkServer;
 use hone_proto::wire::operator_server::{Operator, OperatorServer};
 use hone_proto::wire::*;
 use hyper_util::rt::TokioIo;
@@ -17,6 +19,7 @@ use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
 
 use super::client::{Connect, Pace, Port};
+use super::fake_bulk::FakeBulk;
 use super::output::{Format, Printer};
 use super::{Cli, Ctx, finish, run};
 
@@ -50,6 +53,7 @@ pub(super) struct World {
 #[derive(Clone, Default)]
 pub(super) struct Fake {
     world: Arc<Mutex<World>>,
+    pub(super) bulk: FakeBulk,
 }
 
 /// What one command did.
@@ -115,10 +119,11 @@ impl Connect for Fake {
         Box::pin(async move {
             let dial = tower::service_fn(move |_: Uri| {
                 let service = OperatorServer::new(fake.clone());
+                let bulk = BulkServer::new(fake.bulk.clone()).max_decoding_message_size(MESSAGE);
                 async move {
                     let (near, far) = tokio::io::duplex(64 << 10);
                     let incoming = stream::iter([Ok::<_, io::Error>(far)]).chain(stream::pending());
-                    let server = Server::builder().add_service(service);
+                    let server = Server::builder().add_service(service).add_service(bulk);
                     tokio::spawn(server.serve_with_incoming(incoming));
                     Ok::<_, io::Error>(TokioIo::new(near))
                 }

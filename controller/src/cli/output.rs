@@ -1,6 +1,7 @@
 //! Where words go: data to standard output, talk to standard error. Decided once: format, colour, width, progress.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anstream::{AutoStream, ColorChoice};
 use clap::ValueEnum;
@@ -47,12 +48,36 @@ impl From<Color> for ColorChoice {
     }
 }
 
+/// Standard error, for whoever has something to say while others print.
+#[derive(Clone)]
+pub struct Talker {
+    err: Arc<Mutex<Box<dyn Write + Send>>>,
+    quiet: bool,
+}
+
+impl Talker {
+    fn new(err: Box<dyn Write + Send>, quiet: bool) -> Self {
+        Self { err: Arc::new(Mutex::new(err)), quiet }
+    }
+
+    /// Says a line, unless quiet. Nobody reading it is not an error.
+    pub fn say(&self, text: &str) {
+        if !self.quiet {
+            self.write(&format!("{text}\n"));
+        }
+    }
+
+    fn write(&self, text: &str) {
+        let mut err = self.err.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+    }
+}
+
 /// The two streams, and how to write to them.
 pub struct Printer {
     out: Box<dyn Write + Send>,
-    err: Box<dyn Write + Send>,
+    talker: Talker,
     format: Format,
-    quiet: bool,
     width: usize,
     /// Standard output is a terminal.
     live: bool,
@@ -69,9 +94,8 @@ impl Printer {
         Self {
             // Data carries no colour of its own, and a live view's cursor moves must not be stripped.
             out: Box::new(io::stdout()),
-            err: Box::new(AutoStream::new(io::stderr(), color.into())),
+            talker: Talker::new(Box::new(AutoStream::new(io::stderr(), color.into())), quiet),
             format,
-            quiet,
             width: columns.unwrap_or(DEFAULT_WIDTH).clamp(MIN_WIDTH, MAX_WIDTH),
             live,
             progress: io::stderr().is_terminal() && !quiet && !no_progress,
@@ -85,7 +109,8 @@ impl Printer {
         err: Box<dyn Write + Send>,
         format: Format,
     ) -> Self {
-        Self { out, err, format, quiet: false, width: DEFAULT_WIDTH, live: false, progress: false }
+        let talker = Talker::new(err, false);
+        Self { out, talker, format, width: DEFAULT_WIDTH, live: false, progress: false }
     }
 
     /// Columns that a line may take.
@@ -162,16 +187,20 @@ impl Printer {
         self.data(&text)
     }
 
-    /// Says something on standard error, unless quiet. Nobody reading it is not an error.
-    pub fn talk(&mut self, text: &str) {
-        if !self.quiet {
-            self.complain(&format!("{text}\n"));
-        }
+    /// Says something on standard error, unless quiet.
+    pub fn talk(&self, text: &str) {
+        self.talker.say(text);
     }
 
     /// Writes to standard error even when quiet: errors.
-    pub fn complain(&mut self, text: &str) {
-        let _ = self.err.write_all(text.as_bytes()).and_then(|()| self.err.flush());
+    pub fn complain(&self, text: &str) {
+        self.talker.write(text);
+    }
+
+    /// For whoever talks from another task.
+    #[must_use]
+    pub fn talker(&self) -> Talker {
+        self.talker.clone()
     }
 }
 

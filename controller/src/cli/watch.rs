@@ -47,7 +47,6 @@ pub(super) async fn run(args: &Args, ctx: &mut Ctx) -> anyhow::Result<Exit> {
 }
 
 /// Follows a job that was just submitted: as [`run`], but a controller that is away is waited for from the start.
-#[expect(dead_code, reason = "`hone submit --follow` is the next to come")]
 pub(super) async fn follow(
     client: Client,
     job: u64,
