@@ -1,6 +1,8 @@
 //! The services: thin. Each converts, asks the fleet, and answers.
 
 pub mod bulk;
+pub mod enrolment;
+pub mod fleet_bulk;
 pub mod link;
 pub mod operator;
 mod streams;

@@ -4,8 +4,11 @@
 //! Who exists and what they may do is state of the fleet ([`crate::core`]); this module holds keys and no state but
 //! them.
 
+pub mod access;
 pub mod authority;
 pub mod issue;
+pub mod joins;
+pub mod layer;
 pub mod tokens;
 
 pub use authority::{Authority, AuthorityError};
