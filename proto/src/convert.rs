@@ -4,6 +4,8 @@
 mod allocatable;
 mod assignment;
 pub mod event;
+mod inventory;
+mod sample;
 
 use crate::error::{Reason, Refusal};
 use crate::id::{Attempt, AttemptId, Digest, Generation, IdError, JobId, Token};

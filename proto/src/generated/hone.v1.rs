@@ -470,45 +470,612 @@ pub mod enrolment_server {
 }
 /// What a node has; changes rarely.
 #[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Inventory {
+    #[prost(string, tag = "1")]
+    pub hostname: ::prost::alloc::string::String,
+    /// Kernel release, such as "6.1.0-28-amd64".
+    #[prost(string, tag = "2")]
+    pub kernel: ::prost::alloc::string::String,
+    /// The distribution's own name for itself.
+    #[prost(string, tag = "3")]
+    pub os: ::prost::alloc::string::String,
+    /// Machine architecture, such as "x86_64".
+    #[prost(string, tag = "4")]
+    pub arch: ::prost::alloc::string::String,
+    /// The boot in which this was collected.
+    #[prost(string, optional, tag = "5")]
+    pub boot_id: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, tag = "6")]
+    pub agent_version: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "7")]
+    pub cpu: ::core::option::Option<CpuFacts>,
+    /// Memory that the kernel manages.
+    #[prost(uint64, tag = "8")]
+    pub ram_bytes: u64,
+    #[prost(uint64, tag = "9")]
+    pub swap_bytes: u64,
+    /// Mounted file systems on block devices, each once, at most 32; the one with the agent's state first.
+    #[prost(message, repeated, tag = "10")]
+    pub disks: ::prost::alloc::vec::Vec<DiskFacts>,
+    /// GPUs that told who they are, now or since the agent started.
+    #[prost(message, repeated, tag = "11")]
+    pub gpus: ::prost::alloc::vec::Vec<GpuFacts>,
+    /// GPUs that the driver counts but that never did.
+    #[prost(message, repeated, tag = "12")]
+    pub silent_gpus: ::prost::alloc::vec::Vec<SilentGpu>,
+    #[prost(message, optional, tag = "13")]
+    pub nvml: ::core::option::Option<NvmlFacts>,
+    #[prost(message, optional, tag = "14")]
+    pub engine: ::core::option::Option<EngineFacts>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CpuFacts {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// Cores that the kernel schedules on, hyperthreads included.
+    #[prost(uint32, tag = "2")]
+    pub logical_cores: u32,
+    /// A guest often cannot see them.
+    #[prost(uint32, optional, tag = "3")]
+    pub physical_cores: ::core::option::Option<u32>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiskFacts {
+    /// Of several mounts the shortest path. Names the disk in samples.
+    #[prost(string, tag = "1")]
+    pub mount: ::prost::alloc::string::String,
+    /// The kernel's name of the block device, such as "nvme0n1p2".
+    #[prost(string, tag = "2")]
+    pub device: ::prost::alloc::string::String,
+    /// Such as "ext4".
+    #[prost(string, tag = "3")]
+    pub file_system: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub total_bytes: u64,
+    /// For ordinary users, when this was collected.
+    #[prost(uint64, tag = "5")]
+    pub free_bytes: u64,
+    /// "nvme", "ssd", "hdd", "virtual" (a hypervisor's: what is behind it can only be measured) or "unknown".
+    #[prost(string, tag = "6")]
+    pub kind: ::prost::alloc::string::String,
+    /// The agent's state directory lies here: the disk that jobs fill.
+    #[prost(bool, tag = "7")]
+    pub holds_state: bool,
+    /// The engine keeps its images and containers here.
+    #[prost(bool, tag = "8")]
+    pub holds_engine: bool,
+    /// Only the disk with the state is measured, once, when the node joins.
+    #[prost(message, optional, tag = "9")]
+    pub measured: ::core::option::Option<DiskSpeed>,
+}
+/// A short measurement that passes the page cache by. Caches of a hypervisor may still flatter it.
+#[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Inventory {}
-/// What placement may promise: total less the reserve and what others than hone use. What hone itself uses is not taken
-/// off, since promises count it.
+pub struct DiskSpeed {
+    #[prost(uint64, tag = "1")]
+    pub read_bytes_per_second: u64,
+    /// Synced.
+    #[prost(uint64, tag = "2")]
+    pub write_bytes_per_second: u64,
+    /// Median of one random 4 KiB read.
+    #[prost(uint32, tag = "3")]
+    pub read_latency_us: u32,
+    /// Median until one 4 KiB write is durable.
+    #[prost(uint32, tag = "4")]
+    pub write_latency_us: u32,
+    /// False when the file system refused direct I/O: the figures then tell of the page cache too.
+    #[prost(bool, tag = "5")]
+    pub direct: bool,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GpuFacts {
+    /// The driver's number; may change with a reboot.
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    /// Never changes. Names the GPU everywhere else.
+    #[prost(string, tag = "2")]
+    pub uuid: ::prost::alloc::string::String,
+    /// "ok", "lost" (fell off the bus), "needs_reset", "no_answer" (the driver hangs) or "failed".
+    #[prost(string, tag = "3")]
+    pub state: ::prost::alloc::string::String,
+    /// What the driver says about "failed", for people.
+    #[prost(string, tag = "4")]
+    pub state_detail: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "5")]
+    pub name: ::core::option::Option<::prost::alloc::string::String>,
+    /// Consumer boards have none.
+    #[prost(string, optional, tag = "6")]
+    pub serial: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint64, optional, tag = "7")]
+    pub vram_bytes: ::core::option::Option<u64>,
+    /// Such as "9.0".
+    #[prost(string, optional, tag = "8")]
+    pub compute_capability: ::core::option::Option<::prost::alloc::string::String>,
+    /// Power at which the board throttles itself.
+    #[prost(uint32, optional, tag = "9")]
+    pub power_limit_mw: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "10")]
+    pub pcie: ::core::option::Option<PcieFacts>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PcieFacts {
+    /// Such as "00000000:17:00.0".
+    #[prost(string, tag = "1")]
+    pub bus_id: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "2")]
+    pub max_generation: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    pub max_lanes: ::core::option::Option<u32>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SilentGpu {
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    /// As in GpuFacts; never "ok".
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub state_detail: ::prost::alloc::string::String,
+}
+/// NVIDIA's management library. Its absence is a fact, not an error.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NvmlFacts {
+    #[prost(bool, tag = "1")]
+    pub present: bool,
+    #[prost(string, optional, tag = "2")]
+    pub driver_version: ::core::option::Option<::prost::alloc::string::String>,
+    /// The newest CUDA that the driver can run, such as "13.0".
+    #[prost(string, optional, tag = "3")]
+    pub cuda_version: ::core::option::Option<::prost::alloc::string::String>,
+    /// Why it is not present, for people.
+    #[prost(string, tag = "4")]
+    pub absent_reason: ::prost::alloc::string::String,
+}
+/// The container engine as it describes itself.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineFacts {
+    /// Such as "docker".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub api_version: ::prost::alloc::string::String,
+    /// Such as "overlay2".
+    #[prost(string, tag = "4")]
+    pub storage_driver: ::prost::alloc::string::String,
+    /// 1 or 2.
+    #[prost(uint32, optional, tag = "5")]
+    pub cgroup_version: ::core::option::Option<u32>,
+    /// "cgroupfs" or "systemd".
+    #[prost(string, tag = "6")]
+    pub cgroup_driver: ::prost::alloc::string::String,
+    /// "none", "nvidia" (the runtime hook) or "cdi" (device names).
+    #[prost(string, tag = "7")]
+    pub gpu_support: ::prost::alloc::string::String,
+    /// Where it reads CDI descriptions from.
+    #[prost(string, repeated, tag = "8")]
+    pub cdi_dirs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where images and containers lie.
+    #[prost(string, tag = "9")]
+    pub root_dir: ::prost::alloc::string::String,
+    /// Containers survive a restart of the engine.
+    #[prost(bool, tag = "10")]
+    pub live_restore: bool,
+    /// The engine applies its seccomp profile by default.
+    #[prost(bool, tag = "11")]
+    pub seccomp: bool,
+    /// Processors that the engine offers.
+    #[prost(uint32, tag = "12")]
+    pub cpus: u32,
+}
+/// What placement may promise: total - reserve - what others than hone use, and at most what the node's policy allows.
+/// What hone itself uses is not subtracted: promises count it.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Allocatable {
-    /// GPUs that work.
+    /// GPUs that work and whose memory is known.
     #[prost(message, repeated, tag = "1")]
     pub gpus: ::prost::alloc::vec::Vec<AllocatableGpu>,
-    /// Processor time in thousandths of a core.
     #[prost(uint32, tag = "2")]
     pub milli_cpu: u32,
-    /// Memory in bytes.
     #[prost(uint64, tag = "3")]
     pub ram_bytes: u64,
-    /// Disk under the agent's state directory in bytes.
+    /// Under the agent's state directory.
     #[prost(uint64, tag = "4")]
     pub disk_bytes: u64,
 }
-/// One GPU that may be promised.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AllocatableGpu {
-    /// As the driver names it; never changes.
     #[prost(string, tag = "1")]
     pub uuid: ::prost::alloc::string::String,
-    /// VRAM that hone may use of it, in bytes.
     #[prost(uint64, tag = "2")]
     pub vram_bytes: u64,
 }
-/// One measurement of a whole node.
+/// One measurement of a whole node. Taken each second and never kept: NodeRollup is.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeSample {
+    /// Wall clock and CLOCK_BOOTTIME of the node.
+    #[prost(uint64, tag = "1")]
+    pub wall_ns: u64,
+    #[prost(uint64, tag = "2")]
+    pub boot_ns: u64,
+    #[prost(message, optional, tag = "3")]
+    pub cpu: ::core::option::Option<CpuSample>,
+    #[prost(message, optional, tag = "4")]
+    pub memory: ::core::option::Option<MemorySample>,
+    /// Every GPU of the inventory, also one that does not answer.
+    #[prost(message, repeated, tag = "5")]
+    pub gpus: ::prost::alloc::vec::Vec<GpuSample>,
+    #[prost(message, repeated, tag = "6")]
+    pub disks: ::prost::alloc::vec::Vec<DiskSample>,
+    /// Without loopback and what engines make for containers; at most 32.
+    #[prost(message, repeated, tag = "7")]
+    pub networks: ::prost::alloc::vec::Vec<NetworkSample>,
+    /// Containers that the agent runs.
+    #[prost(message, repeated, tag = "8")]
+    pub containers: ::prost::alloc::vec::Vec<ContainerSample>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CpuSample {
+    /// All cores together: 100 is all of them busy.
+    #[prost(float, optional, tag = "1")]
+    pub busy_percent: ::core::option::Option<f32>,
+    /// Given to another machine by the hypervisor while this one wanted it; part of busy.
+    #[prost(float, optional, tag = "2")]
+    pub steal_percent: ::core::option::Option<f32>,
+    /// Idle with a disk operation outstanding; not part of busy.
+    #[prost(float, optional, tag = "3")]
+    pub io_wait_percent: ::core::option::Option<f32>,
+    /// Each core, by its number; NaN for one that is offline. Empty in the first sample.
+    #[prost(float, repeated, tag = "4")]
+    pub cores_busy_percent: ::prost::alloc::vec::Vec<f32>,
+    /// Load averages over 1, 5 and 15 minutes; three, or none when they are not known.
+    #[prost(float, repeated, tag = "5")]
+    pub load: ::prost::alloc::vec::Vec<f32>,
+}
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct NodeSample {}
-/// Minimum, mean and maximum over ten seconds.
+pub struct MemorySample {
+    #[prost(uint64, optional, tag = "1")]
+    pub total_bytes: ::core::option::Option<u64>,
+    /// What programs could get without swapping, as the kernel estimates it.
+    #[prost(uint64, optional, tag = "2")]
+    pub available_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub swap_total_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    pub swap_used_bytes: ::core::option::Option<u64>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GpuSample {
+    #[prost(string, tag = "1")]
+    pub uuid: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub index: u32,
+    /// As in GpuFacts. One that is not "ok" has no figures.
+    #[prost(string, tag = "3")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub state_detail: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "5")]
+    pub memory_total_bytes: ::core::option::Option<u64>,
+    /// In use by anybody, without what the driver keeps for itself.
+    #[prost(uint64, optional, tag = "6")]
+    pub memory_used_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "7")]
+    pub memory_free_bytes: ::core::option::Option<u64>,
+    /// Share of time in which a kernel ran.
+    #[prost(uint32, optional, tag = "8")]
+    pub utilisation_percent: ::core::option::Option<u32>,
+    /// Share of time in which memory was read or written.
+    #[prost(uint32, optional, tag = "9")]
+    pub memory_utilisation_percent: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "10")]
+    pub temperature_celsius: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "11")]
+    pub power_mw: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "12")]
+    pub power_limit_mw: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "13")]
+    pub sm_clock_mhz: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "14")]
+    pub memory_clock_mhz: ::core::option::Option<u32>,
+    /// NVML's clocks throttle (event) reasons, as its bits; 0 is none.
+    #[prost(uint64, optional, tag = "15")]
+    pub throttle_bits: ::core::option::Option<u64>,
+    /// The same by name: gpu_idle, applications_clocks_setting, sw_power_cap, hw_slowdown, sync_boost,
+    /// sw_thermal_slowdown, hw_thermal_slowdown, hw_power_brake, display_clock_setting, unknown_0x…
+    #[prost(string, repeated, tag = "16")]
+    pub throttle_reasons: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The driver tells which processes hold memory; when false, `processes` is empty and says nothing.
+    #[prost(bool, tag = "17")]
+    pub processes_known: bool,
+    /// Processes that hold memory on it, anybody's; at most 256.
+    #[prost(message, repeated, tag = "18")]
+    pub processes: ::prost::alloc::vec::Vec<GpuProcess>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GpuProcess {
+    /// As the host sees it.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    #[prost(uint64, optional, tag = "2")]
+    pub memory_bytes: ::core::option::Option<u64>,
+    /// Short name.
+    #[prost(string, optional, tag = "3")]
+    pub name: ::core::option::Option<::prost::alloc::string::String>,
+    /// The attempt in whose container it runs; absent when it is not hone's.
+    #[prost(message, optional, tag = "4")]
+    pub owner: ::core::option::Option<ContainerOf>,
+}
+/// Whose container something is: the same three numbers as in AttemptRef.
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct NodeRollup {}
+pub struct ContainerOf {
+    #[prost(uint64, tag = "1")]
+    pub job: u64,
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    #[prost(uint32, tag = "3")]
+    pub attempt: u32,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DiskSample {
+    /// As in DiskFacts.
+    #[prost(string, tag = "1")]
+    pub mount: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "3")]
+    pub total_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    pub free_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    pub read_bytes_per_second: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    pub write_bytes_per_second: ::core::option::Option<u64>,
+    /// Operations completed per second.
+    #[prost(float, optional, tag = "7")]
+    pub reads_per_second: ::core::option::Option<f32>,
+    #[prost(float, optional, tag = "8")]
+    pub writes_per_second: ::core::option::Option<f32>,
+    /// Mean from queueing to completion of the operations of this interval; absent when there were none.
+    #[prost(float, optional, tag = "9")]
+    pub read_latency_ms: ::core::option::Option<f32>,
+    #[prost(float, optional, tag = "10")]
+    pub write_latency_ms: ::core::option::Option<f32>,
+    /// Share of time with at least one operation outstanding.
+    #[prost(float, optional, tag = "11")]
+    pub busy_percent: ::core::option::Option<f32>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NetworkSample {
+    #[prost(string, tag = "1")]
+    pub interface: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "2")]
+    pub receive_bytes_per_second: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub transmit_bytes_per_second: ::core::option::Option<u64>,
+}
+/// One container, by its control group.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ContainerSample {
+    #[prost(message, optional, tag = "1")]
+    pub container: ::core::option::Option<ContainerOf>,
+    /// Processor time used.
+    #[prost(uint32, optional, tag = "2")]
+    pub milli_cpu: ::core::option::Option<u32>,
+    /// Without inactive page cache.
+    #[prost(uint64, optional, tag = "3")]
+    pub ram_bytes: ::core::option::Option<u64>,
+    /// Absent also when it has none.
+    #[prost(uint64, optional, tag = "4")]
+    pub ram_limit_bytes: ::core::option::Option<u64>,
+    /// Processes that the kernel killed for memory since the container was made. Evidence only together with the exit
+    /// code.
+    #[prost(uint64, optional, tag = "5")]
+    pub oom_kills: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    pub read_bytes_per_second: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "7")]
+    pub write_bytes_per_second: ::core::option::Option<u64>,
+    /// What its processes hold on each GPU that they use.
+    #[prost(message, repeated, tag = "8")]
+    pub gpu_memory: ::prost::alloc::vec::Vec<GpuMemory>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GpuMemory {
+    #[prost(string, tag = "1")]
+    pub uuid: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
+/// Minimum, mean and maximum over ten seconds of boot time: what is spooled and kept.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeRollup {
+    /// The first sample in it, by both clocks.
+    #[prost(uint64, tag = "1")]
+    pub from_wall_ns: u64,
+    #[prost(uint64, tag = "2")]
+    pub from_boot_ns: u64,
+    /// The last.
+    #[prost(uint64, tag = "3")]
+    pub to_wall_ns: u64,
+    #[prost(uint64, tag = "4")]
+    pub to_boot_ns: u64,
+    /// Fewer than ten tell of a gap.
+    #[prost(uint32, tag = "5")]
+    pub samples: u32,
+    /// Each thing once. A reader skips one whose kind it does not know.
+    #[prost(message, repeated, tag = "6")]
+    pub subjects: ::prost::alloc::vec::Vec<SubjectRollup>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SubjectRollup {
+    /// "node", "core", "gpu", "disk", "interface" or "container".
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// Number of the core, UUID of the GPU, mount point, name of the interface; else empty.
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    /// Only for "container".
+    #[prost(message, optional, tag = "3")]
+    pub container: ::core::option::Option<ContainerOf>,
+    /// Each metric at most once. A reader skips one that it does not know.
+    #[prost(message, repeated, tag = "4")]
+    pub figures: ::prost::alloc::vec::Vec<MetricSummary>,
+    /// Of a GPU: every throttle reason that was seen in the window, as NVML's bits.
+    #[prost(uint64, optional, tag = "5")]
+    pub throttle_bits: ::core::option::Option<u64>,
+    /// Of a GPU that was not "ok" all the time: the last state that was not.
+    #[prost(string, optional, tag = "6")]
+    pub trouble: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, tag = "7")]
+    pub trouble_detail: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct MetricSummary {
+    #[prost(enumeration = "Metric", tag = "1")]
+    pub metric: i32,
+    #[prost(double, tag = "2")]
+    pub min: f64,
+    #[prost(double, tag = "3")]
+    pub mean: f64,
+    #[prost(double, tag = "4")]
+    pub max: f64,
+    /// Of how many readings.
+    #[prost(uint32, tag = "5")]
+    pub count: u32,
+}
+/// What a figure measures; the unit is in the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Metric {
+    Unspecified = 0,
+    CpuBusyPercent = 1,
+    CpuStealPercent = 2,
+    CpuIoWaitPercent = 3,
+    Load1 = 4,
+    CpuUsedCores = 5,
+    MemoryUsedBytes = 6,
+    MemoryFreeBytes = 7,
+    SwapUsedBytes = 8,
+    UtilisationPercent = 9,
+    MemoryUtilisationPercent = 10,
+    TemperatureCelsius = 11,
+    PowerMilliwatts = 12,
+    PowerLimitMilliwatts = 13,
+    SmClockMegahertz = 14,
+    MemoryClockMegahertz = 15,
+    DiskFreeBytes = 16,
+    ReadBytesPerSecond = 17,
+    WriteBytesPerSecond = 18,
+    ReadsPerSecond = 19,
+    WritesPerSecond = 20,
+    ReadLatencyMilliseconds = 21,
+    WriteLatencyMilliseconds = 22,
+    DiskBusyPercent = 23,
+    ReceiveBytesPerSecond = 24,
+    TransmitBytesPerSecond = 25,
+    MemoryLimitBytes = 26,
+    OomKills = 27,
+    GpuMemoryUsedBytes = 28,
+}
+impl Metric {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "METRIC_UNSPECIFIED",
+            Self::CpuBusyPercent => "METRIC_CPU_BUSY_PERCENT",
+            Self::CpuStealPercent => "METRIC_CPU_STEAL_PERCENT",
+            Self::CpuIoWaitPercent => "METRIC_CPU_IO_WAIT_PERCENT",
+            Self::Load1 => "METRIC_LOAD1",
+            Self::CpuUsedCores => "METRIC_CPU_USED_CORES",
+            Self::MemoryUsedBytes => "METRIC_MEMORY_USED_BYTES",
+            Self::MemoryFreeBytes => "METRIC_MEMORY_FREE_BYTES",
+            Self::SwapUsedBytes => "METRIC_SWAP_USED_BYTES",
+            Self::UtilisationPercent => "METRIC_UTILISATION_PERCENT",
+            Self::MemoryUtilisationPercent => "METRIC_MEMORY_UTILISATION_PERCENT",
+            Self::TemperatureCelsius => "METRIC_TEMPERATURE_CELSIUS",
+            Self::PowerMilliwatts => "METRIC_POWER_MILLIWATTS",
+            Self::PowerLimitMilliwatts => "METRIC_POWER_LIMIT_MILLIWATTS",
+            Self::SmClockMegahertz => "METRIC_SM_CLOCK_MEGAHERTZ",
+            Self::MemoryClockMegahertz => "METRIC_MEMORY_CLOCK_MEGAHERTZ",
+            Self::DiskFreeBytes => "METRIC_DISK_FREE_BYTES",
+            Self::ReadBytesPerSecond => "METRIC_READ_BYTES_PER_SECOND",
+            Self::WriteBytesPerSecond => "METRIC_WRITE_BYTES_PER_SECOND",
+            Self::ReadsPerSecond => "METRIC_READS_PER_SECOND",
+            Self::WritesPerSecond => "METRIC_WRITES_PER_SECOND",
+            Self::ReadLatencyMilliseconds => "METRIC_READ_LATENCY_MILLISECONDS",
+            Self::WriteLatencyMilliseconds => "METRIC_WRITE_LATENCY_MILLISECONDS",
+            Self::DiskBusyPercent => "METRIC_DISK_BUSY_PERCENT",
+            Self::ReceiveBytesPerSecond => "METRIC_RECEIVE_BYTES_PER_SECOND",
+            Self::TransmitBytesPerSecond => "METRIC_TRANSMIT_BYTES_PER_SECOND",
+            Self::MemoryLimitBytes => "METRIC_MEMORY_LIMIT_BYTES",
+            Self::OomKills => "METRIC_OOM_KILLS",
+            Self::GpuMemoryUsedBytes => "METRIC_GPU_MEMORY_USED_BYTES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "METRIC_UNSPECIFIED" => Some(Self::Unspecified),
+            "METRIC_CPU_BUSY_PERCENT" => Some(Self::CpuBusyPercent),
+            "METRIC_CPU_STEAL_PERCENT" => Some(Self::CpuStealPercent),
+            "METRIC_CPU_IO_WAIT_PERCENT" => Some(Self::CpuIoWaitPercent),
+            "METRIC_LOAD1" => Some(Self::Load1),
+            "METRIC_CPU_USED_CORES" => Some(Self::CpuUsedCores),
+            "METRIC_MEMORY_USED_BYTES" => Some(Self::MemoryUsedBytes),
+            "METRIC_MEMORY_FREE_BYTES" => Some(Self::MemoryFreeBytes),
+            "METRIC_SWAP_USED_BYTES" => Some(Self::SwapUsedBytes),
+            "METRIC_UTILISATION_PERCENT" => Some(Self::UtilisationPercent),
+            "METRIC_MEMORY_UTILISATION_PERCENT" => Some(Self::MemoryUtilisationPercent),
+            "METRIC_TEMPERATURE_CELSIUS" => Some(Self::TemperatureCelsius),
+            "METRIC_POWER_MILLIWATTS" => Some(Self::PowerMilliwatts),
+            "METRIC_POWER_LIMIT_MILLIWATTS" => Some(Self::PowerLimitMilliwatts),
+            "METRIC_SM_CLOCK_MEGAHERTZ" => Some(Self::SmClockMegahertz),
+            "METRIC_MEMORY_CLOCK_MEGAHERTZ" => Some(Self::MemoryClockMegahertz),
+            "METRIC_DISK_FREE_BYTES" => Some(Self::DiskFreeBytes),
+            "METRIC_READ_BYTES_PER_SECOND" => Some(Self::ReadBytesPerSecond),
+            "METRIC_WRITE_BYTES_PER_SECOND" => Some(Self::WriteBytesPerSecond),
+            "METRIC_READS_PER_SECOND" => Some(Self::ReadsPerSecond),
+            "METRIC_WRITES_PER_SECOND" => Some(Self::WritesPerSecond),
+            "METRIC_READ_LATENCY_MILLISECONDS" => Some(Self::ReadLatencyMilliseconds),
+            "METRIC_WRITE_LATENCY_MILLISECONDS" => Some(Self::WriteLatencyMilliseconds),
+            "METRIC_DISK_BUSY_PERCENT" => Some(Self::DiskBusyPercent),
+            "METRIC_RECEIVE_BYTES_PER_SECOND" => Some(Self::ReceiveBytesPerSecond),
+            "METRIC_TRANSMIT_BYTES_PER_SECOND" => Some(Self::TransmitBytesPerSecond),
+            "METRIC_MEMORY_LIMIT_BYTES" => Some(Self::MemoryLimitBytes),
+            "METRIC_OOM_KILLS" => Some(Self::OomKills),
+            "METRIC_GPU_MEMORY_USED_BYTES" => Some(Self::GpuMemoryUsedBytes),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
     #[prost(oneof = "agent_message::Message", tags = "1, 2, 3")]
@@ -884,7 +1451,7 @@ pub struct LogRecord {
     pub text: ::prost::alloc::string::String,
 }
 /// Ten seconds of hardware samples of one node.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HardwareRollup {
     #[prost(message, optional, tag = "1")]
     pub rollup: ::core::option::Option<NodeRollup>,
