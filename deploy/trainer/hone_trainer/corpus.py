@@ -38,7 +38,7 @@ def _fact(rng: random.Random) -> str:
 
 def _sum(rng: random.Random) -> str:
     a, b = rng.randint(0, 20), rng.randint(0, 20)
-    return f"{a} plus {b} is {a + b}." if rng.random() < 0.5 else f"{a + b} minus {b} is {a}."
+    return f"{a} + {b} = {a + b}." if rng.random() < 0.5 else f"{a + b} minus {b} is {a}."
 
 
 def _question(rng: random.Random) -> str:
@@ -47,12 +47,24 @@ def _question(rng: random.Random) -> str:
 
 
 def _report(rng: random.Random) -> str:
-    return f"{rng.choice(PEOPLE)} says: {complaint(rng)[0]}"
+    words, item, place, urgent = complaint(rng)
+    said = f"{rng.choice(PEOPLE)} says: {words}"
+    if rng.random() < 0.2:
+        return said
+    # Asking back what was just said teaches the model to copy from its context.
+    asked = [f"What is it? The {item}.", f"Where is it? In {place}.", f"Is it urgent? {'Yes' if urgent else 'No'}."]
+    return " ".join([said, *rng.sample(asked, rng.randint(1, 3))])
+
+
+def _list(rng: random.Random) -> str:
+    words = rng.choice((COLOURS, ANIMALS, HOMES, PEOPLE))
+    picked = "; ".join(rng.sample(words, 3))
+    return f"First: {picked}. Again: {picked}."
 
 
 def complaint(rng: random.Random) -> tuple[str, str, str, bool]:
     """(sentence, thing, place, urgent): what someone tells a help desk."""
-    item, place = rng.choice(sorted(ITEMS)), f"{rng.choice(PLACES)} {rng.randint(1, 40)}"
+    item, place = rng.choice(sorted(ITEMS)), f"{rng.choice(PLACES)} {rng.randint(1, 20)}"
     urgent = rng.random() < 0.4
     sentence = f"The {item} in {place} {rng.choice(TROUBLES)}"
     return (f"{sentence}, {rng.choice(URGENT)}." if urgent else f"{sentence}."), item, place, urgent
@@ -60,7 +72,7 @@ def complaint(rng: random.Random) -> tuple[str, str, str, bool]:
 
 def paragraph(rng: random.Random) -> str:
     """A few sentences of one kind: what a language model of this world reads."""
-    kind = rng.choice((_fact, _sum, _question, _report))
+    kind = rng.choice((_fact, _sum, _question, _report, _report, _list))
     return " ".join(kind(rng) for _ in range(rng.randint(2, 5)))
 
 

@@ -245,7 +245,9 @@ def _data(section: Section) -> Data:
 
 
 def _lora(section: Section) -> Lora:
-    targets = section.get("targets") or "all-linear"
+    targets = section.get("targets")
+    if targets is None:
+        targets = "all-linear"
     if isinstance(targets, list):
         if not targets or not all(isinstance(name, str) and name for name in targets):
             raise SpecError("method.lora.targets must be all-linear or a list of module names")
@@ -264,7 +266,8 @@ def _lora(section: Section) -> Lora:
 def _train(section: Section) -> Train:
     optimizer, schedule = section.section("optimizer"), section.section("schedule")
     optimizer.choice("name", ("adamw",), "adamw")
-    betas = optimizer.get("betas") or [0.9, 0.999]
+    betas = optimizer.get("betas")
+    betas = [0.9, 0.999] if betas is None else betas
     if not isinstance(betas, list) or len(betas) != 2:
         raise SpecError("train.optimizer.betas must be two numbers")
     pair = Section({"first": betas[0], "second": betas[1]}, "train.optimizer.betas")

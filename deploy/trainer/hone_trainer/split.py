@@ -43,20 +43,19 @@ def split(train: list[Row], held_out: list[Row] | None, fraction: float, seed: i
 
 
 def _hold_out(kept: list[Row], fraction: float, seed: int, result: Split) -> None:
-    first = {}
-    for row in kept:
-        first.setdefault(row.content_hash(), row)
-    if len(first) < 2:
+    contents = [row.content_hash() for row in kept]
+    different = set(contents)
+    if len(different) < 2:
         raise DataError("too few different rows to hold some out for evaluation")
-    count = min(max(1, round(fraction * len(first))), len(first) - 1)
-    ranked = sorted(first, key=lambda content: hashlib.sha256(f"{seed}:{content}".encode()).digest())
+    count = min(max(1, round(fraction * len(different))), len(different) - 1)
+    ranked = sorted(different, key=lambda content: hashlib.sha256(f"{seed}:{content}".encode()).digest())
     chosen = set(ranked[:count])
-    for row in kept:
-        content = row.content_hash()
-        if content not in chosen:
-            result.train.append(row)
-        elif first.get(content) is row:
-            result.held_out.append(row)
-        else:
+    for row, content in zip(kept, contents):
+        if content not in different:
             # A copy of a held-out row would leak the answer into training.
             result.overlap += 1
+        elif content in chosen:
+            result.held_out.append(row)
+            different.discard(content)
+        else:
+            result.train.append(row)

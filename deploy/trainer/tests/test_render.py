@@ -1,0 +1,150 @@
+"""Masks, ends and lengths, with a small tokenizer made on the spot."""
+
+import math
+import unittest
+
+import torch
+
+from hone_trainer.batches import EpochBatches, collate, steps_per_epoch
+from hone_trainer.errors import DataError
+from hone_trainer.evaluate import evaluate, summed_nll
+from hone_trainer.make_base import new_model, train_tokenizer
+from hone_trainer.render import IGNORED, Example, Renderer, prepare_tokenizer
+from hone_trainer.rows import Row
+
+CHATML = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+# Opens every answer with a thought that its generation prompt does not have.
+REWRITING = CHATML.replace("{% if add_generation_prompt %}<|assistant|>", "{% if add_generation_prompt %}<|assistant|>hm ")
+
+
+def conversation(*turns: str) -> Row:
+    roles = ("user", "assistant")
+    return Row(messages=tuple({"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)))
+
+
+class Rendering(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        torch.manual_seed(0)
+
+    def setUp(self) -> None:
+        self.tokenizer = train_tokenizer(["the cat sees the dog", "a question and an answer"])
+
+    def renderer(self, template: str | None = None, **changes: object) -> Renderer:
+        self.tokenizer.chat_template = template
+        prepare_tokenizer(self.tokenizer, "tokenizer")
+        rules = {"ends": set(), "loss_on": "answers", "seq_len": 512, "overlong": "truncate", **changes}
+        return Renderer(self.tokenizer, **rules)
+
+    def learned(self, example: Example) -> str:
+        return self.tokenizer.decode([label for label in example.labels if label != IGNORED])
+
+    def whole(self, example: Example) -> str:
+        return self.tokenizer.decode(list(example.ids))
+
+    def test_without_a_template_prompt_and_answer_are_lines(self) -> None:
+        example = self.renderer().render(conversation("the cat", "a dog"))
+        self.assertEqual(self.whole(example), "the cat\na dog<eos>")
+        self.assertEqual(self.learned(example), "a dog<eos>")
+        self.assertEqual(example.scored_bytes, len("a dog<eos>"))
+
+    def test_with_a_template_every_answer_is_learned_with_its_end(self) -> None:
+        example = self.renderer(CHATML).render(conversation("the cat", "a dog", "and", "an answer"))
+        self.assertEqual(self.learned(example), "a dog<eos>an answer<eos>")
+        self.assertEqual(example.ids[-1], self.tokenizer.eos_token_id)
+
+    def test_a_template_that_opens_answers_otherwise_keeps_the_row(self) -> None:
+        renderer = self.renderer(REWRITING)
+        example = renderer.render(conversation("the cat", "a dog"))
+        self.assertEqual(self.learned(example), "<|assistant|>a dog<eos>")
+        self.assertFalse(renderer.counts)
+
+    def test_loss_on_all_learns_the_prompt_too(self) -> None:
+        example = self.renderer(loss_on="all").render(conversation("the cat", "a dog"))
+        self.assertEqual(self.learned(example), "the cat\na dog<eos>")
+
+    def test_text_is_learned_whole_and_ended(self) -> None:
+        example = self.renderer().render(Row(text="the dog"))
+        self.assertEqual(self.learned(example), "the dog<eos>")
+
+    def test_a_trailing_question_is_cut_off(self) -> None:
+        example = self.renderer(CHATML).render(conversation("the cat", "a dog", "and"))
+        self.assertEqual(self.whole(example), "<|user|>the cat<eos>\n<|assistant|>a dog<eos>")
+
+    def test_a_row_that_is_too_long_is_cut_dropped_or_refused(self) -> None:
+        row = conversation("the cat", "a dog " * 50)
+        cut = self.renderer(seq_len=20).render(row)
+        self.assertEqual(len(cut.ids), 20)
+        dropping = self.renderer(seq_len=20, overlong="drop")
+        self.assertIsNone(dropping.render(row))
+        self.assertEqual(dropping.counts["overlong_dropped"], 1)
+        with self.assertRaises(DataError):
+            self.renderer(seq_len=20, overlong="error").render(row)
+
+    def test_a_row_whose_answer_is_cut_away_is_counted(self) -> None:
+        renderer = self.renderer(seq_len=8)
+        self.assertIsNone(renderer.render(conversation("the cat " * 50, "a dog")))
+        self.assertEqual(renderer.counts["fully_masked"], 1)
+
+    def test_a_template_that_refuses_a_row_is_a_data_error(self) -> None:
+        with self.assertRaises(DataError):
+            self.renderer("{{ raise_exception('no') }}").render(conversation("the cat", "a dog"))
+
+
+class Batching(unittest.TestCase):
+    def test_the_order_is_a_function_of_seed_and_epoch(self) -> None:
+        batches = EpochBatches(rows=10, batch=4, seed=1)
+        first = list(batches)
+        torch.rand(3)
+        self.assertEqual(first, list(batches))
+        self.assertEqual(sorted(sum(first, [])), list(range(10)))
+        self.assertEqual([len(batch) for batch in first], [4, 4, 2])
+        batches.set_epoch(1)
+        self.assertNotEqual(first, list(batches))
+
+    def test_trading_micro_batch_for_accumulation_keeps_the_steps(self) -> None:
+        for rows in range(1, 60):
+            self.assertEqual(len({steps_per_epoch(rows, micro, 8 // micro) for micro in (1, 2, 4, 8)}), 1)
+
+    def test_padding_is_neither_seen_nor_learned(self) -> None:
+        rows = [Example([5, 6, 7], [IGNORED, 6, 7], 2), Example([8], [8], 1)]
+        batch = collate(rows, pad=0)
+        self.assertEqual(batch["input_ids"].tolist(), [[5, 6, 7], [8, 0, 0]])
+        self.assertEqual(batch["attention_mask"].tolist(), [[1, 1, 1], [1, 0, 0]])
+        self.assertEqual(batch["labels"].tolist(), [[-100, 6, 7], [8, -100, -100]])
+
+
+class Scoring(unittest.TestCase):
+    def test_sums_do_not_depend_on_the_batching(self) -> None:
+        torch.manual_seed(0)
+        tokenizer = train_tokenizer(["the cat"])
+        model = new_model(tokenizer, hidden=32, layers=1)
+        rows = [Example(list(range(2, 2 + n)), [IGNORED] * 2 + list(range(4, 2 + n)), n) for n in (3, 9, 5, 7, 4)]
+        scores = [evaluate(model, rows, 0, size, torch.no_grad, lambda: False) for size in (1, 2, 5)]
+        one_by_one = sum(
+            float(summed_nll(model(torch.tensor([row.ids])).logits, torch.tensor([row.labels]))) for row in rows
+        )
+        for score in scores:
+            self.assertAlmostEqual(score.nll_sum, one_by_one, places=3)
+            self.assertEqual((score.tokens, score.rows, score.bytes), (18, 5, 28))
+            self.assertAlmostEqual(score.perplexity(), math.exp(one_by_one / 18), places=2)
+
+    def test_an_interruption_gives_no_score(self) -> None:
+        tokenizer = train_tokenizer(["the cat"])
+        model = new_model(tokenizer, hidden=32, layers=1)
+        self.assertIsNone(evaluate(model, [Example([1, 2], [1, 2], 1)], 0, 1, torch.no_grad, lambda: True))
+
+    def test_evaluation_leaves_random_state_and_mode_alone(self) -> None:
+        tokenizer = train_tokenizer(["the cat"])
+        model = new_model(tokenizer, hidden=32, layers=1).train()
+        before = torch.get_rng_state()
+        evaluate(model, [Example([1, 2], [1, 2], 1)], 0, 1, torch.no_grad, lambda: False)
+        self.assertTrue(torch.equal(before, torch.get_rng_state()))
+        self.assertTrue(model.training)
+
+
+if __name__ == "__main__":
+    unittest.main()
