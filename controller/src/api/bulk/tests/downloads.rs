@@ -10,6 +10,7 @@ use hone_proto::manifest::Kind;
 
 use super::world::World;
 use super::*;
+use crate::api::bulk::Limits;
 
 #[tokio::test]
 async fn what_was_uploaded_comes_back_byte_for_byte() {
@@ -142,4 +143,23 @@ async fn a_node_reads_what_its_assignment_names_and_nothing_else() {
     world.fleet.0.lock().unwrap().assigned.insert((attempt(), digest));
     node.download(digest, &dest, &Silent).await.unwrap();
     assert_eq!(contents(&dest), contents(&world.dir.path().join("tree")));
+}
+
+#[tokio::test]
+async fn memory_for_one_chunk_is_enough_for_everybody() {
+    let world = World::with_limits(Limits { chunks_in_memory: 1, ..Limits::default() });
+    let (one, two) = (world.ada(), world.ada());
+    let digest = uploaded_tree(&world, &one).await;
+    let (here, there) = (world.dir.path().join("here"), world.dir.path().join("there"));
+    let root = world.dir.path().join("save");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("weights"), noise(5, 6 * CHUNK)).unwrap();
+    let (manifest, source) = survey(&root, Kind::Input);
+    let all = tokio::try_join!(
+        one.download(digest, &here, &Silent),
+        two.download(digest, &there, &Silent),
+        async { two.upload(&manifest, &source, &Silent).await }
+    );
+    all.unwrap();
+    assert_eq!(contents(&here), contents(&there));
 }

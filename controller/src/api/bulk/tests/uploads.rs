@@ -52,8 +52,12 @@ async fn an_upload_that_is_cut_off_goes_on_at_the_chunk() {
     // Popped from the end: the first connection carries five chunks, the second three, the third is whole.
     let chunk = i64::try_from(CHUNK).unwrap();
     *world.budgets.lock().unwrap() = vec![3 * chunk, 5 * chunk];
-    client.upload(&manifest, &source, &Silent).await.unwrap();
+    let reports = Mutex::new(Vec::new());
+    let progress = |done: Bytes, _: Option<Bytes>| reports.lock().unwrap().push(done.get());
+    client.upload(&manifest, &source, &progress).await.unwrap();
     assert_eq!(world.connections.load(Ordering::SeqCst), 3);
+    let each: Vec<_> = (0..=12).map(|n| n * CHUNK as u64).collect();
+    assert_eq!(reports.into_inner().unwrap(), each, "each chunk is reported once");
     let puts = world.chunks.puts.lock().unwrap().clone();
     assert_eq!(puts.len(), 13, "all chunks and the manifest");
     // What a break caught between the wire and the disk comes again, and that is at most what one stream puts at once.
