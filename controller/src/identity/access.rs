@@ -147,7 +147,7 @@ mod tests {
     fn nobody_gets_through_a_door_that_is_not_theirs() {
         let facts = AccessFacts {
             users: BTreeMap::from(
-                Role::ALL.map(|role| (role.as_str().parse().expect("a name"), role)),
+                Role::ALL.map(|role| (role.to_string().parse().expect("a name"), role)),
             ),
             nodes: BTreeSet::from(["n1".parse().expect("an id")]),
         };
@@ -160,7 +160,7 @@ mod tests {
             assert_eq!(may(Some(&node)), nodes, "{path} by a node");
             assert_eq!(may(Some(&stranger)), *rule == Rule::Anyone, "{path} by a revoked node");
             for role in Role::ALL {
-                let user = Peer::User(role.as_str().parse().expect("a name"));
+                let user = Peer::User(role.to_string().parse().expect("a name"));
                 let admitted = match rule {
                     Rule::Anyone => true,
                     Rule::Node => false,
