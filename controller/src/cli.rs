@@ -31,6 +31,7 @@ mod operator;
 mod progress;
 mod ps;
 mod pull;
+mod serve;
 mod show;
 mod since;
 mod submit;
@@ -95,6 +96,7 @@ struct OutputArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Init(init::Args),
+    Serve(serve::Args),
     Submit(submit::Args),
     Ps(ps::Args),
     Show(show::Args),
@@ -131,7 +133,9 @@ impl Command {
             Self::Events(args) => args.output,
             Self::Node(verb) => verb.output(),
             Self::Operator(verb) => verb.output(),
-            Self::Pull(_) | Self::Login(_) | Self::Completions(_) => OutputArgs::default(),
+            Self::Serve(_) | Self::Pull(_) | Self::Login(_) | Self::Completions(_) => {
+                OutputArgs::default()
+            }
         };
         output.output
     }
@@ -205,6 +209,7 @@ fn finish(done: anyhow::Result<Exit>, printer: &mut Printer) -> Exit {
 async fn run(cli: &Cli, ctx: &mut Ctx) -> anyhow::Result<Exit> {
     match &cli.command {
         Command::Init(args) => init::run(args, &cli.global, ctx),
+        Command::Serve(args) => serve::run(args, ctx).await,
         Command::Submit(args) => submit::run(args, &cli.global, ctx).await,
         Command::Ps(args) => ps::run(args, ctx).await,
         Command::Show(args) => show::run(args, ctx).await,

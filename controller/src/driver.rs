@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use hone_proto::error::{Reason, Refusal};
-use hone_proto::id::{JobId, NodeId};
+use hone_proto::id::NodeId;
 use hone_proto::time::Now;
 use hone_proto::wire;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -67,12 +67,14 @@ pub enum DriverError {
 }
 
 impl Driver {
-    /// Starts the thread. `founding` are effects that a fresh or restored fleet starts with.
-    pub fn start(
+    /// Starts the thread. `founding` are effects that a fresh or restored fleet starts with; `care` looks after the
+    /// store between turns.
+    pub fn start<S: Store + 'static>(
         fleet: Fleet,
         founding: Vec<Effect>,
-        store: impl Store + 'static,
+        store: S,
         journal: Journal,
+        care: impl FnMut(&S) + Send + 'static,
     ) -> std::io::Result<(Self, Handle)> {
         let (inbox, messages) = mpsc::channel(INBOX);
         let (turned, turns) = watch::channel(0);
@@ -88,6 +90,7 @@ impl Driver {
             tickets: 0,
             turned,
             grant,
+            care: Box::new(care),
         };
         let thread = std::thread::Builder::new()
             .name("fleet".to_owned())
@@ -199,6 +202,7 @@ struct Worker<S> {
     tickets: u64,
     turned: watch::Sender<u64>,
     grant: watch::Sender<Arc<AccessFacts>>,
+    care: Box<dyn FnMut(&S) + Send>,
 }
 
 impl<S: Store> Worker<S> {
@@ -216,10 +220,12 @@ impl<S: Store> Worker<S> {
                 stop |= self.take(next, &mut effects);
             }
             self.perform(effects)?;
+            (self.care)(&self.store);
             if stop {
                 break;
             }
         }
+        self.sessions.close_all();
         Ok(())
     }
 
@@ -270,15 +276,14 @@ impl<S: Store> Worker<S> {
             self.store.commit(&batch)?;
         }
         self.journal.publish();
-        let mut jobs = Vec::new();
         for effect in rest {
-            self.act(effect, &mut jobs);
+            self.act(effect);
         }
         self.turned.send_modify(|turn| *turn += 1);
         Ok(())
     }
 
-    fn act(&mut self, effect: Effect, jobs: &mut Vec<JobId>) {
+    fn act(&mut self, effect: Effect) {
         match effect {
             Effect::Send(node, session, message) => self.sessions.send(&node, session, message),
             Effect::Close(node, session, refusal) => self.sessions.close(&node, session, refusal),
@@ -291,7 +296,8 @@ impl<S: Store> Worker<S> {
             Effect::AccessChanged => {
                 self.grant.send_replace(Arc::new(self.fleet.access()));
             }
-            Effect::JobChanged(job) => jobs.push(job),
+            // Followers look at their job after every turn.
+            Effect::JobChanged(_) => {}
             Effect::Put(..)
             | Effect::Delete(_)
             | Effect::Append { .. }

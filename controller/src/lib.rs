@@ -3,6 +3,7 @@
 pub mod api;
 pub mod chunks;
 pub mod cli;
+pub mod config;
 pub mod core;
 pub mod driver;
 pub mod durable;
@@ -10,6 +11,7 @@ pub mod identity;
 pub mod placement;
 pub mod renewal;
 pub mod series;
+pub mod serve;
 pub mod setup;
 pub mod spec;
 pub mod store;

@@ -1,0 +1,118 @@
+//! The three ports: control, bulk and enrolment. Bulk data has its own connections, so that a checkpoint never delays
+//! a heartbeat.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use hone_proto::identity::{AcceptLimits, Plane, incoming, server_builder};
+use hone_proto::wire;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::ServeError;
+use super::certificate::Certificates;
+use crate::api::bulk::{Limits, Service};
+use crate::api::enrolment::EnrolmentService;
+use crate::api::fleet_bulk::BulkFleet;
+use crate::api::link::LinkService;
+use crate::api::operator::{Facts, OperatorService};
+use crate::chunks::ChunkStore;
+use crate::driver::Handle;
+use crate::identity::Issuer;
+use crate::identity::layer::AccessLayer;
+use crate::renewal::Renewals;
+
+/// Largest message on the control port: a batch of log records, or a desired set with its specs.
+const CONTROL_MESSAGE: usize = 8 << 20;
+
+/// Largest message on the enrolment port: a token and a signing request.
+const ENROLMENT_MESSAGE: usize = 64 << 10;
+
+/// What all ports share.
+#[derive(Clone)]
+pub(super) struct Ports {
+    pub(super) ip: IpAddr,
+    pub(super) fleet: Handle,
+    pub(super) certificates: Certificates,
+    pub(super) stopping: watch::Receiver<bool>,
+    pub(super) heartbeat_ms: u64,
+}
+
+impl Ports {
+    pub(super) async fn listen(&self, port: u16) -> Result<TcpListener, ServeError> {
+        let address = SocketAddr::new(self.ip, port);
+        TcpListener::bind(address)
+            .await
+            .map_err(|source| ServeError::Listen { address: address.to_string(), source })
+    }
+
+    fn layer(&self) -> AccessLayer {
+        AccessLayer::new(self.fleet.access())
+    }
+
+    async fn stopped(mut stopping: watch::Receiver<bool>) {
+        // A sender that is gone means the same.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    }
+
+    pub(super) async fn control(
+        self,
+        listener: TcpListener,
+        facts: Arc<Facts>,
+        renewals: Renewals,
+    ) -> Result<(), ServeError> {
+        let link = LinkService::new(self.fleet.clone(), renewals, self.heartbeat_ms);
+        let link = wire::link_server::LinkServer::new(link)
+            .max_decoding_message_size(CONTROL_MESSAGE)
+            .max_encoding_message_size(CONTROL_MESSAGE);
+        let operator = OperatorService::new(self.fleet.clone(), facts);
+        let operator = wire::operator_server::OperatorServer::new(operator)
+            .max_decoding_message_size(CONTROL_MESSAGE)
+            .max_encoding_message_size(CONTROL_MESSAGE);
+        let connections =
+            incoming(listener, self.certificates.closed.clone(), AcceptLimits::default());
+        server_builder(Plane::Control)
+            .layer(self.layer())
+            .add_service(link)
+            .add_service(operator)
+            .serve_with_incoming_shutdown(connections, Self::stopped(self.stopping))
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn bulk(
+        self,
+        listener: TcpListener,
+        chunks: Arc<ChunkStore>,
+    ) -> Result<(), ServeError> {
+        let fleet = Arc::new(BulkFleet::new(self.fleet.clone()));
+        let service = Service::new(chunks, fleet, Limits::default()).into_server();
+        let connections =
+            incoming(listener, self.certificates.closed.clone(), AcceptLimits::default());
+        server_builder(Plane::Bulk)
+            .layer(self.layer())
+            .add_service(service)
+            .serve_with_incoming_shutdown(connections, Self::stopped(self.stopping))
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn enrolment(
+        self,
+        listener: TcpListener,
+        issuer: Arc<Issuer>,
+        renewals: Renewals,
+    ) -> Result<(), ServeError> {
+        let service = EnrolmentService::new(self.fleet.clone(), issuer, renewals);
+        let service = wire::enrolment_server::EnrolmentServer::new(service)
+            .max_decoding_message_size(ENROLMENT_MESSAGE);
+        let connections =
+            incoming(listener, self.certificates.open.clone(), AcceptLimits::enrolment());
+        server_builder(Plane::Enrolment)
+            .layer(self.layer())
+            .add_service(service)
+            .serve_with_incoming_shutdown(connections, Self::stopped(self.stopping))
+            .await?;
+        Ok(())
+    }
+}
