@@ -167,7 +167,7 @@ async fn tick(fleet: Handle, every: Duration) {
 }
 
 fn open_fleet(config: &Config, dir: &DataDir, now: Now) -> Result<(Driver, Handle), ServeError> {
-    let store = SledStore::open(dir.path())?;
+    let store = SledStore::open(dir.store())?;
     let mut records = Vec::new();
     let mut lengths = Vec::new();
     for (key, value) in store.scan(b"")? {

@@ -3,7 +3,7 @@
 //! | below the data folder | what |
 //! |---|---|
 //! | `authority/` | the fleet's certificate authority |
-//! | `state/` | the durable facts |
+//! | `state/` and what stands beside it | the durable facts |
 //! | `chunks/` | bulk data |
 //! | `series/` | metrics, logs and samples |
 //! | `address.toml` | where the controller says that it listens; written last, so a folder with it is complete |
@@ -41,10 +41,10 @@ impl DataDir {
     pub fn authority(&self) -> PathBuf {
         self.0.join("authority")
     }
-    /// The durable facts.
+    /// The durable facts: the store makes its own folders there.
     #[must_use]
-    pub fn state(&self) -> PathBuf {
-        self.0.join("state")
+    pub fn store(&self) -> &Path {
+        &self.0
     }
     /// Bulk data.
     #[must_use]
@@ -143,8 +143,7 @@ pub fn found(
     let credentials = authority.local_credentials(&subject, life, now.wall)?;
     let facts = &credentials.certificate().facts;
     let held = CertificateRecord { key: facts.key.to_string(), not_after: facts.not_after };
-    make_private_dir(&dir.state())?;
-    let mut store = SledStore::open(&dir.state())?;
+    let mut store = SledStore::open(dir.store())?;
     // What an interrupted set-up left is that of a fleet in which nothing has happened yet.
     let mut batch = Batch::new();
     for record in store.scan(b"")? {
@@ -195,7 +194,7 @@ mod tests {
         assert_eq!(dir.address().expect("an address"), address());
         let certificate = founded.credentials.certificate();
         assert_eq!(certificate.id.peer, Peer::User("ada".parse().expect("a name")));
-        let store = SledStore::open(&dir.state()).expect("the state");
+        let store = SledStore::open(dir.store()).expect("the state");
         let records = store.scan(b"").expect("records");
         let text = |(key, value)| (String::from_utf8(key).expect("a key is text"), value);
         let records = records.into_iter().map(text);

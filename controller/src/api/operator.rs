@@ -178,7 +178,8 @@ impl wire::operator_server::Operator for OperatorService {
         request: Request<wire::SubmitRequest>,
     ) -> Result<Response<wire::SubmitReply>, Status> {
         let caller = self.caller(&request)?;
-        let traceparent = hone_proto::telemetry::traceparent(request.metadata());
+        // The attempt goes on in this call's trace, wherever it runs.
+        let traceparent = hone_proto::telemetry::context_of(&tracing::Span::current());
         let request = request.into_inner();
         let id = request.request_id.clone();
         let command = submit::command(request, traceparent)?;

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hone_proto::identity::{PeerCertificate, PeerInfo};
+use hone_proto::telemetry;
 use hone_proto::time::Now;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::watch;
 use tonic::Status;
 use tower::{Layer, Service};
+use tracing::Instrument as _;
 
 use super::access;
 use crate::core::AccessFacts;
@@ -76,14 +78,21 @@ where
             return Box::pin(async move { Ok(Status::from(refusal).into_http()) });
         }
         let facts = self.facts.clone();
-        let answer = self.inner.call(request);
-        Box::pin(async move {
+        // Every call goes on in its caller's trace.
+        let span = tracing::info_span!("call", otel.name = %path, otel.kind = "server");
+        let context = request.headers().get(telemetry::TRACEPARENT);
+        if let Some(context) = context.and_then(|value| value.to_str().ok()) {
+            telemetry::continue_trace(&span, context);
+        }
+        let answer = span.in_scope(|| self.inner.call(request));
+        let answered = async move {
             let answer = answer.await?;
             Ok(match certificate {
                 None => answer,
                 Some(certificate) => answer.map(|body| guard(body, certificate, facts)),
             })
-        })
+        };
+        Box::pin(answered.instrument(span))
     }
 }
 
