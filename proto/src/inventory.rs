@@ -14,7 +14,7 @@ pub use allocatable::{Allocatable, AllocatableGpu, Foreign, Limits, allocatable}
 
 use crate::id::{BootId, IdError};
 use crate::quantity::Bytes;
-use crate::sample::GpuState;
+use crate::sample::{GpuSample, GpuState};
 
 /// Everything a node has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,22 @@ pub struct Inventory {
     pub nvml: Nvml,
     /// The container engine.
     pub engine: EngineFacts,
+}
+
+impl Inventory {
+    /// Takes over what a sample tells about whether GPUs work; tells whether that changed anything, so that what the node
+    /// offers must be told anew.
+    pub fn follow(&mut self, gpus: &[GpuSample]) -> bool {
+        let mut changed = false;
+        for gpu in &mut self.gpus {
+            let told = gpus.iter().find(|sample| sample.id == gpu.id);
+            if let Some(sample) = told.filter(|sample| sample.state != gpu.state) {
+                gpu.state = sample.state.clone();
+                changed = true;
+            }
+        }
+        changed
+    }
 }
 
 /// Processors of a node.

@@ -1,11 +1,12 @@
 //! What others than hone use of a node, steady enough to plan with: the most of the last minute, told again only when
 //! it moved by more than a grain.
 //!
-//! Processor time of others is left at zero. It is shared by weight, so that neither side fails for want of it, and it
-//! changes within seconds: a compiler that runs next to an agent would make the node refuse every job.
+//! Processor time of others is left at zero (docs/adr/0006): it is shared by weight, so that neither side fails for want
+//! of it, and a compiler that runs next to an agent for a minute would make the node refuse every job.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use hone_proto::inventory::{Foreign, GpuId};
@@ -24,6 +25,42 @@ pub const GRAIN_MEMORY: Bytes = Bytes::mib(256);
 
 /// The same of disk, where logs alone move more.
 pub const GRAIN_DISK: Bytes = Bytes::gib(1);
+
+/// Most files that are counted of hone's own. Jobs keep some thousands; beyond this the rest counts as foreign.
+pub const MAX_FILES: usize = 200_000;
+
+/// What the files below `dir` take on its disk: hone's own use. Follows no links and stays on one file system. Blocks
+/// for as long as it takes to look at every file: for a background thread, once a minute.
+#[must_use]
+pub fn own_disk(dir: &Path) -> Bytes {
+    /// The kernel's unit of allocation, whatever the file system's is.
+    const BLOCK: u64 = 512;
+    let Ok(top) = dir.symlink_metadata() else {
+        return Bytes::ZERO;
+    };
+    let (mut folders, mut linked, mut seen) = (vec![dir.to_path_buf()], BTreeSet::new(), 0);
+    let mut blocks = top.blocks();
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().into_iter().flatten().flatten() {
+            seen += 1;
+            if seen > MAX_FILES {
+                return Bytes::new(blocks.saturating_mul(BLOCK));
+            }
+            let Ok(file) = entry.metadata() else {
+                continue;
+            };
+            let again = !file.is_dir() && file.nlink() > 1 && !linked.insert(file.ino());
+            if file.dev() != top.dev() || again {
+                continue;
+            }
+            blocks = blocks.saturating_add(file.blocks());
+            if file.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Bytes::new(blocks.saturating_mul(BLOCK))
+}
 
 /// Follows what others use.
 #[derive(Debug, Default)]
@@ -149,6 +186,22 @@ mod tests {
         let first = first.expect("the first is always told");
         assert_eq!((first.ram, first.disk), (Bytes::gib(4), Bytes::gib(30)));
         assert_eq!(first.cpu, MilliCpu::default());
+    }
+
+    #[test]
+    fn hones_own_files_are_counted_once_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (own, other) = (dir.path().join("own"), dir.path().join("other"));
+        std::fs::create_dir_all(own.join("jobs/1")).expect("made");
+        std::fs::create_dir(&other).expect("made");
+        let mib = vec![7; 1 << 20];
+        std::fs::write(own.join("jobs/1/weights"), &mib).expect("written");
+        std::fs::hard_link(own.join("jobs/1/weights"), own.join("kept")).expect("linked");
+        std::fs::write(other.join("big"), &mib).expect("written");
+        std::os::unix::fs::symlink(&other, own.join("elsewhere")).expect("linked");
+        let counted = own_disk(&own).get();
+        assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&counted), "{counted}");
+        assert_eq!(own_disk(&dir.path().join("nothing")), Bytes::ZERO);
     }
 
     #[test]

@@ -103,6 +103,7 @@ fn left(total: Bytes, reserve: Bytes, used: Bytes, max: Option<Bytes>) -> Bytes 
 mod tests {
     use super::*;
     use crate::inventory::{Cpu, Disk, DiskKind, EngineFacts, Gpu, Nvml};
+    use crate::sample::GpuSample;
     use proptest::prelude::*;
 
     fn gpu(id: &str, state: GpuState, vram: Option<Bytes>) -> Gpu {
@@ -199,6 +200,27 @@ mod tests {
         assert_eq!(ids(&Limits { gpus: Some(one), ..Limits::default() }), ["GPU-good"]);
         let none = Limits { gpus: Some(BTreeSet::new()), ..Limits::default() };
         assert!(ids(&none).is_empty());
+    }
+
+    #[test]
+    fn a_gpu_that_stops_working_is_no_longer_offered() {
+        let mut node = node(
+            Bytes::gib(8),
+            Bytes::gib(8),
+            vec![gpu("GPU-a", GpuState::Ok, Some(Bytes::gib(8)))],
+        );
+        let offered = |node: &Inventory| {
+            allocatable(node, &Limits::default(), &Foreign::default()).gpus.len()
+        };
+        let sample = |state| GpuSample::without_figures(node.gpus[0].id.clone(), 0, state);
+        let (fine, lost) = (sample(GpuState::Ok), sample(GpuState::Lost));
+        assert!(!node.follow(std::slice::from_ref(&fine)));
+        assert_eq!(offered(&node), 1);
+        assert!(node.follow(&[lost]));
+        assert_eq!(offered(&node), 0);
+        assert!(!node.follow(&[]), "a sample without GPUs tells nothing");
+        assert!(node.follow(&[fine]));
+        assert_eq!(offered(&node), 1);
     }
 
     proptest! {

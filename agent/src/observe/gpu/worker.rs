@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use hone_proto::inventory::{Gpu, Nvml};
 use hone_proto::sample::{GpuSample, GpuState};
+use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml as Library};
 
 use super::{GpuInventory, GpuSettings, Question, Shared, Thread, ask};
@@ -79,7 +80,11 @@ fn answer(shared: &Shared, give: impl FnOnce(&mut super::State)) {
 
 fn load(settings: &GpuSettings) -> Result<Library, String> {
     let path = settings.library.as_deref().map_or(OsStr::new(LIBRARY), |path| path.as_os_str());
-    Library::builder().lib_path(path).init().map_err(|error| error.to_string())
+    Library::builder().lib_path(path).init().map_err(|error| match error {
+        // The loader's own words name the file; what the wrapper puts before them helps nobody.
+        NvmlError::LibloadingError(error) => error.to_string(),
+        error => error.to_string(),
+    })
 }
 
 /// The inventory of a machine without NVML.
