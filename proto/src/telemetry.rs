@@ -1,6 +1,7 @@
 //! Logs and traces of both daemons. Traces cross processes: the W3C context travels in gRPC metadata, and within the
 //! assignment of an attempt, so that one trace spans submit to commit.
 
+use std::io::IsTerminal as _;
 use std::str::FromStr as _;
 
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
@@ -58,7 +59,10 @@ pub fn init(service: &'static str, endpoint: Option<&str>) -> Result<Telemetry, 
     let wanted = std::env::var("HONE_LOG").or_else(|_| std::env::var("RUST_LOG"));
     let filter = EnvFilter::new(wanted.as_deref().unwrap_or("info"));
     let to_stderr =
-        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
+        tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_filter(filter);
     let from_environment = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
     let endpoint = endpoint.map(str::to_owned).or(from_environment).filter(|e| !e.is_empty());
     let provider = endpoint.map(|endpoint| provider(service, &endpoint)).transpose()?;
