@@ -21,6 +21,7 @@ mod completions;
 pub mod context;
 mod events;
 mod explain;
+mod follow;
 mod image;
 mod init;
 mod input;

@@ -94,8 +94,18 @@ impl fmt::Display for CallError {
 
 impl StdError for CallError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.status.source()
+        // The refusal of a connection that failed is made from its causes: they are not said again.
+        self.status.source().filter(|source| !self.refusal.message.contains(&deepest(*source)))
     }
+}
+
+/// What the last error of a chain says.
+fn deepest(error: &(dyn StdError + 'static)) -> String {
+    let mut last = error;
+    while let Some(next) = last.source() {
+        last = next;
+    }
+    last.to_string()
 }
 
 /// Standard output was closed by its reader, who has seen enough.

@@ -3,7 +3,8 @@
 use hone_proto::time::WallNanos;
 use hone_proto::wire::{EventView, EventsRequest};
 
-use super::error::{CallError, Exit};
+use super::error::Exit;
+use super::follow::follow;
 use super::render::human::{one_line, time};
 use super::{Ctx, OutputArgs};
 
@@ -38,10 +39,22 @@ pub(super) async fn run(args: &Args, ctx: &mut Ctx) -> anyhow::Result<Exit> {
         follow: args.follow,
         tail: args.tail.unwrap_or(0),
     };
-    let mut events = client.stream(|mut c| async move { c.events(request).await }).await?;
-    while let Some(event) = events.message().await.map_err(CallError::from)? {
-        ctx.printer.record(&event, line)?;
-    }
+    let talker = ctx.printer.talker();
+    let printer = &mut ctx.printer;
+    let mut newest = None;
+    let open = || {
+        let request = request.clone();
+        client.stream(|mut c| async move { c.events(request).await })
+    };
+    let take = |event: EventView| {
+        // A stream that was opened again starts where the first one did.
+        if newest.is_some_and(|newest| event.number <= newest) {
+            return Ok(());
+        }
+        newest = Some(event.number);
+        printer.record(&event, line)
+    };
+    follow(&client, &talker, args.follow, open, take).await?;
     Ok(Exit::OK)
 }
 

@@ -36,7 +36,8 @@ pub(super) struct World {
     pub(super) nodes: Vec<NodeView>,
     pub(super) operators: Vec<OperatorView>,
     pub(super) checkpoints: Vec<CheckpointView>,
-    pub(super) logs: Vec<LogView>,
+    /// One script per stream of records; the last one is repeated.
+    pub(super) logs: VecDeque<Vec<Result<LogView, Status>>>,
     pub(super) events: Vec<EventView>,
     pub(super) explain: ExplainReply,
     /// One script per stream of metrics that is opened; the last one is repeated.
@@ -194,12 +195,7 @@ impl Operator for Fake {
     }
     type SeriesStream = Updates<SeriesUpdate>;
     async fn series(&self, _: Request<SeriesRequest>) -> Reply<Self::SeriesStream> {
-        let mut world = self.world();
-        let last = world.series.len() == 1;
-        let script = world.series.front().cloned().unwrap_or_default();
-        if !last {
-            world.series.pop_front();
-        }
+        let script = next_script(&mut self.world().series);
         if let [Err(status)] = script.as_slice() {
             return Err(status.clone());
         }
@@ -210,7 +206,7 @@ impl Operator for Fake {
     async fn logs(&self, request: Request<LogsRequest>) -> Reply<Self::LogsStream> {
         let mut world = self.world();
         world.log_request = Some(request.into_inner());
-        all(world.logs.clone())
+        Ok(Response::new(stream::iter(next_script(&mut world.logs)).boxed()))
     }
     async fn checkpoints(&self, _: Request<CheckpointsRequest>) -> Reply<CheckpointsReply> {
         Ok(Response::new(CheckpointsReply { checkpoints: self.world().checkpoints.clone() }))
@@ -261,6 +257,15 @@ impl Operator for Fake {
         self.change(&request.request_id)?;
         let state = "revoked".to_owned();
         Ok(Response::new(OperatorView { user: request.user, state, ..Default::default() }))
+    }
+}
+
+/// The next script; the last one is kept.
+fn next_script<T: Clone>(scripts: &mut VecDeque<Vec<T>>) -> Vec<T> {
+    if scripts.len() > 1 {
+        scripts.pop_front().unwrap_or_default()
+    } else {
+        scripts.front().cloned().unwrap_or_default()
     }
 }
 

@@ -1,13 +1,19 @@
 //! `hone logs`: what a job printed, also when its node is gone.
 
+use std::cell::Cell;
+
 use clap::ValueEnum;
 use hone_proto::time::WallNanos;
 use hone_proto::wire::{LogView, LogsRequest};
 
-use super::error::{CallError, Exit};
+use super::error::Exit;
+use super::follow::{Seen, follow};
 use super::render::human::{one_line, safe};
 use super::since::Since;
 use super::{Ctx, OutputArgs};
+
+/// How much is asked for again after a break, before the newest record.
+const OVERLAP_NS: u64 = 10_000_000_000;
 
 /// Show what a job printed, also when its node is gone
 #[derive(Debug, clap::Args)]
@@ -71,10 +77,27 @@ pub(super) async fn run(args: &Args, ctx: &mut Ctx) -> anyhow::Result<Exit> {
         attempt: args.attempt,
         tail: args.tail.unwrap_or(0),
     };
-    let mut records = client.stream(|mut c| async move { c.logs(request).await }).await?;
-    while let Some(record) = records.message().await.map_err(CallError::from)? {
-        ctx.printer.record(&record, line)?;
-    }
+    let talker = ctx.printer.talker();
+    let printer = &mut ctx.printer;
+    let mut seen = Seen::default();
+    let newest = Cell::new(0_u64);
+    // Sent again after a break: from a little before the newest record, since two outputs are not in one order.
+    let open = || {
+        let mut request = request.clone();
+        if newest.get() > 0 {
+            let from = newest.get().saturating_sub(OVERLAP_NS);
+            request.since_wall_ns = Some(request.since_wall_ns.unwrap_or(0).max(from));
+            request.tail = 0;
+        }
+        client.stream(|mut c| async move { c.logs(request).await })
+    };
+    let take = |record: LogView| {
+        newest.set(newest.get().max(record.wall_ns));
+        let key = (record.wall_ns, record.attempt, &record.output, &record.text);
+        // Without following nothing is sent again, and equal records are two records.
+        if !args.follow || seen.is_news(&key) { printer.record(&record, line) } else { Ok(()) }
+    };
+    follow(&client, &talker, args.follow, open, take).await?;
     Ok(Exit::OK)
 }
 

@@ -231,8 +231,8 @@ async fn a_traceback_is_one_record_and_filters_are_the_controllers() {
         level: level.to_owned(),
         text: text.to_owned(),
     };
-    fake.world().logs =
-        vec![record("error", "Traceback:\n  File \"x.py\"\nBoom\x1b[31m\n"), record("", "plain")];
+    let traceback = record("error", "Traceback:\n  File \"x.py\"\nBoom\x1b[31m\n");
+    fake.world().logs = [vec![Ok(traceback), Ok(record("", "plain"))]].into();
     let args =
         ["logs", "9", "--level", "warning", "--since", "10m", "--grep", "a|b", "--tail", "5"];
     let ran = fake.hone(&args).await;
@@ -245,6 +245,27 @@ async fn a_traceback_is_one_record_and_filters_are_the_controllers() {
     let asked = fake.world().log_request.take().expect("a request");
     assert_eq!((asked.level.as_str(), asked.grep.as_str(), asked.tail), ("warning", "a|b", 5));
     assert_eq!(asked.since_wall_ns, Some(NOW.get() - 10 * MINUTE));
+}
+
+#[tokio::test]
+async fn followed_logs_go_on_after_a_cut_and_say_nothing_twice() {
+    let fake = Fake::default();
+    fake.world().jobs = vec![job(9, "tune", "running")];
+    let record = |n: u64| {
+        let text = format!("line {n}");
+        Ok(LogView { wall_ns: NOW.get() + n, attempt: 1, text, ..Default::default() })
+    };
+    let cut = Err(Status::unavailable("cut"));
+    fake.world().logs =
+        [vec![record(1), record(2), cut], vec![record(1), record(2), record(3)]].into();
+    let ran = fake.hone(&["logs", "9", "-f", "--tail", "2"]).await;
+    assert_eq!(ran.exit, 0, "{}", ran.err);
+    let texts: Vec<_> = ran.out.lines().filter_map(|line| line.split("line ").nth(1)).collect();
+    assert_eq!(texts, ["1", "2", "3"]);
+    assert!(ran.err.contains("out of reach") && ran.err.contains("is back"), "{}", ran.err);
+    let again = fake.world().log_request.take().expect("a request");
+    assert_eq!(again.tail, 0, "a tail counted from another end would leave a gap");
+    assert!(again.since_wall_ns < Some(NOW.get() + 2));
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::time::Duration;
 
-use hone_proto::error::Reason;
 use hone_proto::quantity::Bytes;
 use hone_proto::wire::{JobView, NodeSample, SeriesPoint, SeriesRequest, series_update::Update};
 use serde::Serialize;
@@ -11,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::client::Client;
 use super::error::{CallError, Exit};
+use super::follow::{LONGEST_PAUSE, away, worth_waiting};
 use super::output::Printer;
 use super::render::job::hex;
 use super::{Ctx, OutputArgs, show};
@@ -23,8 +23,6 @@ use model::{Progress, ended};
 use screen::{Left, Screen};
 use view::PackageFacts;
 
-/// A controller that is back is noticed within this time.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Frames are drawn at most so often: history arrives in bursts of thousands of points.
 const FRAME: Duration = Duration::from_millis(100);
 
@@ -130,11 +128,7 @@ impl<'a> Watch<'a> {
             }
             let pause = self.pause;
             self.pause = (pause * 2).min(LONGEST_PAUSE);
-            self.trouble(format!(
-                "the controller at {} is out of reach; trying again in {} s. The job goes on",
-                self.client.address(),
-                pause.as_secs_f32()
-            ))?;
+            self.trouble(format!("{}. The job goes on", away(&self.client, pause)))?;
             tokio::select! {
                 how = &mut leaving => return self.leave(how),
                 () = tokio::time::sleep(pause) => {}
@@ -287,12 +281,6 @@ impl<'a> Watch<'a> {
             address: self.client.address(),
         })
     }
-}
-
-/// True when the controller may come back: a refusal would be the same next time.
-fn worth_waiting(error: &anyhow::Error) -> bool {
-    let call = error.chain().find_map(|cause| cause.downcast_ref::<CallError>());
-    call.is_some_and(|call| matches!(call.reason(), Reason::Unavailable | Reason::Overloaded))
 }
 
 /// A stream that ends before its job does: the controller shuts down.

@@ -1,21 +1,356 @@
-//! Inventories and samples of nodes as text.
+//! Inventories and samples of nodes as text. What is not known is left out or a dash, never a zero.
 
-use hone_proto::wire::{Allocatable, Inventory, NodeSample};
+use hone_proto::inventory::{Allocatable, DiskKind, Inventory, Nvml};
+use hone_proto::quantity::Bytes;
+use hone_proto::sample::{ContainerSample, GpuSample, GpuState, NodeSample};
+use hone_proto::wire;
 
-/// A sample in at most a few lines: memory, utilisation, temperature.
+use super::human::{UNKNOWN, one_line};
+use super::table::{Kind, facts, table};
+
+/// What of a sample concerns one job: its container, its GPUs and its node, in a few lines. Nothing when the sample
+/// cannot be read: a view does without it.
 #[must_use]
-pub fn brief(_sample: &NodeSample) -> Vec<String> {
-    Vec::new()
+pub fn of_job(sample: &wire::NodeSample, job: u64, gpus: &[String]) -> Vec<String> {
+    let Ok(sample) = NodeSample::try_from(sample.clone()) else { return Vec::new() };
+    let mut lines = Vec::new();
+    let mine = |container: &&ContainerSample| container.attempt.job.get() == job;
+    if let Some(container) = sample.containers.iter().find(mine) {
+        let parts = [
+            container.ram.map(|used| format!("RAM {}", of(used, container.ram_limit))),
+            container.cpu.map(|cpu| format!("CPU {cpu} cores")),
+        ];
+        lines.push(format!("container {}", joined(parts)));
+    }
+    let node = [
+        sample.memory.used().map(|used| format!("RAM {}", of(used, sample.memory.total))),
+        sample.cpu.busy_percent.map(|busy| format!("CPU {busy:.0} %")),
+    ];
+    let node = joined(node);
+    if !node.is_empty() {
+        lines.push(format!("node {node}"));
+    }
+    let shown = |gpu: &&GpuSample| gpus.iter().any(|id| id == gpu.id.as_str());
+    lines.extend(sample.gpus.iter().filter(shown).map(gpu_line));
+    lines
 }
 
-/// What placement may promise, in one line.
-#[must_use]
-pub fn allocatable(_allocatable: &Allocatable) -> String {
-    String::new()
+fn gpu_line(gpu: &GpuSample) -> String {
+    let throttle = gpu.throttle.map(|reasons| reasons.names().join(", "));
+    let throttle = throttle.filter(|names| !names.is_empty() && names != "gpu_idle");
+    let parts = [
+        (gpu.state != GpuState::Ok).then(|| state(&gpu.state)),
+        gpu.memory_used.map(|used| of(used, gpu.memory_total)),
+        gpu.utilisation_percent.map(|busy| format!("{busy} % busy")),
+        gpu.temperature_celsius.map(|celsius| format!("{celsius} °C")),
+        gpu.power_mw.map(|power| format!("{} W", power / 1000)),
+        throttle.map(|names| format!("slowed by {names}")),
+    ];
+    format!("GPU {} {}", gpu.index, joined(parts))
 }
 
-/// What a node has, in paragraphs.
+fn joined<const N: usize>(parts: [Option<String>; N]) -> String {
+    parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
+}
+
+/// `3.1 GiB of 8.0 GiB`.
+fn of(used: Bytes, whole: Option<Bytes>) -> String {
+    whole.map_or_else(|| used.to_string(), |whole| format!("{used} of {whole}"))
+}
+
+fn state(state: &GpuState) -> String {
+    match state {
+        GpuState::Ok => "ok".to_owned(),
+        GpuState::Lost => "lost: the machine must be restarted".to_owned(),
+        GpuState::NeedsReset => "needs a reset".to_owned(),
+        GpuState::NoAnswer => "no answer".to_owned(),
+        GpuState::Failed { why } => format!("failed: {}", one_line(why)),
+    }
+}
+
+/// What placement may promise, in one line; empty when it cannot be read.
 #[must_use]
-pub fn inventory(_inventory: &Inventory, _width: usize) -> Vec<String> {
-    Vec::new()
+pub fn allocatable(has: &wire::Allocatable) -> String {
+    let Ok(has) = Allocatable::try_from(has.clone()) else { return String::new() };
+    let mut parts = Vec::new();
+    if !has.gpus.is_empty() {
+        let vram: Vec<_> = has.gpus.iter().map(|gpu| gpu.vram.to_string()).collect();
+        let noun = if has.gpus.len() == 1 { "GPU" } else { "GPUs" };
+        parts.push(format!("{} {noun} ({})", has.gpus.len(), vram.join(", ")));
+    }
+    parts.push(format!("{} cores", has.cpu));
+    parts.push(format!("{} RAM", has.ram));
+    parts.push(format!("{} disk", has.disk));
+    parts.join(", ")
+}
+
+/// What a node has, in paragraphs; none when it cannot be read.
+#[must_use]
+pub fn inventory(has: &wire::Inventory, width: usize) -> Vec<String> {
+    let Ok(has) = Inventory::try_from(has.clone()) else { return Vec::new() };
+    let has = &has;
+    let engine = &has.engine;
+    let physical = has.cpu.physical_cores.map(|cores| format!(", {cores} physical"));
+    let nvml = match &has.nvml {
+        Nvml::Present { driver, cuda } => {
+            let known =
+                |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
+            format!("driver {}, CUDA up to {}", known(driver), known(cuda))
+        }
+        Nvml::Absent { why } => format!("none: {}", one_line(why)),
+    };
+    let pairs = [
+        ("system", format!("{}, kernel {}, {}", has.os, has.kernel, has.arch)),
+        (
+            "processor",
+            format!(
+                "{}, {} cores{}",
+                has.cpu.model,
+                has.cpu.logical_cores,
+                physical.unwrap_or_default()
+            ),
+        ),
+        ("memory", format!("{}, {} swap", has.ram, has.swap)),
+        (
+            "engine",
+            format!(
+                "{} {} (API {}), {}, GPUs through {}",
+                engine.name,
+                engine.version,
+                engine.api_version,
+                engine.storage_driver,
+                engine.gpu.name()
+            ),
+        ),
+        ("nvidia", nvml),
+    ];
+    let mut parts = vec![facts(&pairs, width)];
+    if !has.gpus.is_empty() || !has.silent_gpus.is_empty() {
+        parts.push(gpus(has, width));
+    }
+    if !has.disks.is_empty() {
+        parts.push(disks(has, width));
+    }
+    parts
+}
+
+fn gpus(has: &Inventory, width: usize) -> String {
+    let columns = [
+        ("GPU", Kind::Number),
+        ("NAME", Kind::Text),
+        ("MEMORY", Kind::Number),
+        ("CC", Kind::Fixed),
+        ("STATE", Kind::Text),
+        ("ID", Kind::Text),
+    ];
+    let known = |text: Option<String>| text.unwrap_or_else(|| UNKNOWN.to_owned());
+    let told = has.gpus.iter().map(|gpu| {
+        vec![
+            gpu.index.to_string(),
+            known(gpu.name.clone()),
+            known(gpu.vram.map(|vram| vram.to_string())),
+            known(gpu.compute_capability.map(|cc| cc.to_string())),
+            state(&gpu.state),
+            gpu.id.to_string(),
+        ]
+    });
+    let silent = has.silent_gpus.iter().map(|gpu| {
+        let mut row = vec![UNKNOWN.to_owned(); columns.len()];
+        row[0] = gpu.index.to_string();
+        row[4] = state(&gpu.state);
+        row
+    });
+    table(&columns, &told.chain(silent).collect::<Vec<_>>(), width)
+}
+
+fn disks(has: &Inventory, width: usize) -> String {
+    let columns = [
+        ("DISK", Kind::Text),
+        ("KIND", Kind::Fixed),
+        ("FREE", Kind::Number),
+        ("SIZE", Kind::Number),
+        ("READ/s", Kind::Number),
+        ("WRITE/s", Kind::Number),
+        ("LATENCY", Kind::Number),
+    ];
+    let rows: Vec<_> = has
+        .disks
+        .iter()
+        .map(|disk| {
+            let unknown = || UNKNOWN.to_owned();
+            let kind = match disk.kind {
+                DiskKind::Unknown => unknown(),
+                kind => kind.name().to_owned(),
+            };
+            let mut row =
+                vec![disk.mount.clone(), kind, disk.free.to_string(), disk.total.to_string()];
+            match &disk.measured {
+                Some(speed) => row.extend([
+                    speed.read_per_second.to_string(),
+                    speed.write_per_second.to_string(),
+                    // Of a durable write: what a checkpoint waits for.
+                    format!("{} µs", speed.write_latency_us),
+                ]),
+                None => row.extend([unknown(), unknown(), unknown()]),
+            }
+            row
+        })
+        .collect();
+    table(&columns, &rows, width)
+}
+
+/// The newest sample of a node; empty when it cannot be read.
+#[must_use]
+pub fn sample(sample: &wire::NodeSample, width: usize) -> String {
+    let Ok(sample) = NodeSample::try_from(sample.clone()) else { return String::new() };
+    let load =
+        sample.cpu.load.map(|[one, five, fifteen]| format!("load {one:.2} {five:.2} {fifteen:.2}"));
+    let cpu = [sample.cpu.busy_percent.map(|busy| format!("{busy:.0} % busy")), load];
+    let memory = sample.memory.used().map(|used| of(used, sample.memory.total));
+    let network: Vec<_> = sample
+        .networks
+        .iter()
+        .map(|net| {
+            let rate = |rate: Option<Bytes>| {
+                rate.map_or_else(|| UNKNOWN.to_owned(), |bytes| format!("{bytes}/s"))
+            };
+            let (down, up) = (rate(net.receive_per_second), rate(net.transmit_per_second));
+            format!("{} in {down}, out {up}", net.interface)
+        })
+        .collect();
+    let containers: Vec<_> = sample
+        .containers
+        .iter()
+        .map(|c| {
+            let parts = [
+                c.ram.map(|ram| format!("RAM {}", of(ram, c.ram_limit))),
+                c.cpu.map(|cpu| format!("CPU {cpu} cores")),
+            ];
+            format!("{}: {}", c.attempt, joined(parts))
+        })
+        .collect();
+    let pairs = [
+        ("processor now", joined(cpu)),
+        ("memory now", memory.unwrap_or_default()),
+        ("network now", network.join("\n")),
+        ("containers", containers.join("\n")),
+        ("GPUs now", sample.gpus.iter().map(gpu_line).collect::<Vec<_>>().join("\n")),
+    ];
+    facts(&pairs, width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hone_proto::id::{Attempt, AttemptId, Generation, JobId, Token};
+    use hone_proto::inventory::{Cpu, Disk, DiskSpeed, EngineFacts, Gpu, GpuId, GpuSupport};
+    use hone_proto::quantity::MilliCpu;
+    use hone_proto::sample::{CpuSample, MemorySample, ThrottleReasons};
+
+    fn id(n: u32) -> GpuId {
+        format!("GPU-8f6c2b0e-1111-2222-3333-44445555666{n}").parse().expect("an id")
+    }
+
+    fn busy() -> wire::NodeSample {
+        let attempt = AttemptId {
+            job: JobId::new(7),
+            token: Token { generation: Generation::new(1), attempt: Attempt::new(2) },
+        };
+        let container = ContainerSample {
+            cpu: Some(MilliCpu::new(1900)),
+            ram: Some(Bytes::mib(1200)),
+            ram_limit: Some(Bytes::gib(2)),
+            ..ContainerSample::unknown(attempt)
+        };
+        let hot = GpuSample {
+            memory_used: Some(Bytes::gib(70)),
+            memory_total: Some(Bytes::gib(80)),
+            utilisation_percent: Some(99),
+            temperature_celsius: Some(84),
+            power_mw: Some(640_000),
+            throttle: Some(ThrottleReasons::from_bits(0x40)),
+            ..GpuSample::without_figures(id(0), 0, GpuState::Ok)
+        };
+        let sample = NodeSample {
+            cpu: CpuSample { busy_percent: Some(95.2), ..CpuSample::default() },
+            memory: MemorySample {
+                total: Some(Bytes::gib(8)),
+                available: Some(Bytes::gib(5)),
+                ..MemorySample::default()
+            },
+            gpus: vec![hot, GpuSample::without_figures(id(1), 1, GpuState::Lost)],
+            containers: vec![container],
+            ..NodeSample::default()
+        };
+        sample.into()
+    }
+
+    #[test]
+    fn a_watcher_sees_its_own_container_and_gpus() {
+        let lines = of_job(&busy(), 7, &[id(0).to_string()]);
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        container RAM 1.2 GiB of 2.0 GiB  CPU 1.9 cores
+        node RAM 3.0 GiB of 8.0 GiB  CPU 95 %
+        GPU 0 70.0 GiB of 80.0 GiB  99 % busy  84 °C  640 W  slowed by hw_thermal_slowdown
+        ");
+        let lines = of_job(&busy(), 8, &[]);
+        insta::assert_snapshot!(lines.join("\n"), @"node RAM 3.0 GiB of 8.0 GiB  CPU 95 %");
+    }
+
+    #[test]
+    fn a_node_in_full() {
+        let has = Inventory {
+            hostname: "gpu-1".to_owned(),
+            kernel: "6.1.0-28-amd64".to_owned(),
+            os: "Debian GNU/Linux 12 (bookworm)".to_owned(),
+            arch: "x86_64".to_owned(),
+            boot: None,
+            agent_version: "0.1.0".to_owned(),
+            cpu: Cpu { model: "AMD EPYC 9654".to_owned(), logical_cores: 16, physical_cores: None },
+            ram: Bytes::gib(128),
+            swap: Bytes::ZERO,
+            disks: vec![Disk {
+                mount: "/var/lib/hone-agent/a-rather-long-mount-point".to_owned(),
+                device: "vda1".to_owned(),
+                file_system: "ext4".to_owned(),
+                total: Bytes::gib(900),
+                free: Bytes::gib(512),
+                kind: DiskKind::Virtual,
+                holds_state: true,
+                holds_engine: true,
+                measured: Some(DiskSpeed {
+                    read_per_second: Bytes::mib(2100),
+                    write_per_second: Bytes::mib(1400),
+                    read_latency_us: 90,
+                    write_latency_us: 1200,
+                    direct: true,
+                }),
+            }],
+            gpus: vec![Gpu {
+                index: 0,
+                id: id(0),
+                state: GpuState::Ok,
+                name: Some("NVIDIA H100 80GB HBM3".to_owned()),
+                serial: None,
+                vram: Some(Bytes::gib(80)),
+                compute_capability: None,
+                power_limit_mw: None,
+                pcie: None,
+            }],
+            silent_gpus: Vec::new(),
+            nvml: Nvml::Present { driver: Some("580.65.06".to_owned()), cuda: None },
+            engine: EngineFacts {
+                name: "docker".to_owned(),
+                version: "28.5.1".to_owned(),
+                api_version: "1.51".to_owned(),
+                storage_driver: "overlay2".to_owned(),
+                gpu: GpuSupport::Cdi,
+                ..EngineFacts::default()
+            },
+        };
+        let mut text = inventory(&has.into(), 80).join("\n\n");
+        text.push_str(&format!("\n\n{}", sample(&busy(), 80)));
+        assert!(text.lines().all(|line| super::super::human::width(line) <= 80), "{text}");
+        insta::assert_snapshot!(text);
+    }
 }

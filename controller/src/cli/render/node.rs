@@ -68,11 +68,7 @@ pub fn details(node: &NodeView, now: WallNanos, width: usize) -> String {
     if let Some(inventory) = &node.inventory {
         parts.extend(hardware::inventory(inventory, width));
     }
-    if let Some(sample) = &node.sample {
-        let lines = hardware::brief(sample);
-        if !lines.is_empty() {
-            parts.push(lines.join("\n"));
-        }
-    }
+    let now = node.sample.as_ref().map(|sample| hardware::sample(sample, width));
+    parts.extend(now.filter(|text| !text.is_empty()));
     parts.join("\n\n")
 }

@@ -33,7 +33,9 @@ pub fn frame(
         lines.push(format!("  {values}"));
     }
     if let Some(sample) = progress.hardware() {
-        lines.extend(hardware::brief(sample).into_iter().map(|line| format!("  {line}")));
+        let gpus = job.attempts.last().map_or(&[][..], |attempt| &attempt.gpu_uuids);
+        let hardware = hardware::of_job(sample, job.job, gpus);
+        lines.extend(hardware.into_iter().map(|line| format!("  {line}")));
     }
     if let Some(step) = job.latest_checkpoint_step {
         lines.push(format!("  latest checkpoint: step {step}"));
