@@ -8,8 +8,9 @@ use futures_util::future::BoxFuture;
 use hone_proto::error::Reason;
 use hone_proto::wire::operator_client::OperatorClient;
 use hone_proto::wire::{GetJobRequest, JobView, ListJobsRequest};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::error::{CallError, Failure};
 
@@ -52,6 +53,12 @@ impl Default for Pace {
         Self { retry: Duration::from_millis(200), reconnect: Duration::from_millis(500) }
     }
 }
+
+/// Adds the trace's context to a call.
+type Traced = fn(Request<()>) -> Result<Request<()>, Status>;
+
+/// The operator service, each call within the caller's trace.
+pub type Rpc = OperatorClient<InterceptedService<Channel, Traced>>;
 
 /// Calls on behalf of one context.
 #[derive(Clone)]
@@ -99,14 +106,14 @@ impl Client {
     pub async fn call<R, T, F, C>(&self, request: R, call: C) -> anyhow::Result<T>
     where
         R: Clone,
-        C: Fn(OperatorClient<Channel>, R) -> F,
+        C: Fn(Rpc, R) -> F,
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let mut pause = self.pace.retry;
         let mut tried = 1;
         loop {
-            let client = OperatorClient::new(self.channel.clone());
-            let done = tokio::time::timeout(CALL_DEADLINE, call(client, request.clone())).await;
+            let answer = call(self.rpc(), request.clone());
+            let done = tokio::time::timeout(CALL_DEADLINE, answer).await;
             let status = match done {
                 Ok(Ok(reply)) => return Ok(reply.into_inner()),
                 Ok(Err(status)) => status,
@@ -129,16 +136,23 @@ impl Client {
     /// What the controller refused, or why it cannot be reached.
     pub async fn stream<T, F, C>(&self, call: C) -> anyhow::Result<tonic::Streaming<T>>
     where
-        C: FnOnce(OperatorClient<Channel>) -> F,
+        C: FnOnce(Rpc) -> F,
         F: Future<Output = Result<Response<tonic::Streaming<T>>, Status>>,
     {
-        let done =
-            tokio::time::timeout(CALL_DEADLINE, call(OperatorClient::new(self.channel.clone())));
+        let done = tokio::time::timeout(CALL_DEADLINE, call(self.rpc()));
         match done.await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
             Ok(Err(status)) => Err(self.explain(CallError::from(status))),
             Err(_) => Err(self.explain(CallError::from(no_answer()))),
         }
+    }
+
+    fn rpc(&self) -> Rpc {
+        let traced: Traced = |mut request| {
+            hone_proto::telemetry::inject(request.metadata_mut());
+            Ok(request)
+        };
+        OperatorClient::with_interceptor(self.channel.clone(), traced)
     }
 
     /// Names the address when the controller is out of reach.

@@ -1,6 +1,7 @@
 //! `hone pull`: a committed checkpoint or package to a folder, verified.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use hone_proto::bulk::{self, BulkError, Retry, Scope};
 use hone_proto::error::Reason;
@@ -82,7 +83,9 @@ pub(super) async fn run(args: &Args, ctx: &mut Ctx) -> anyhow::Result<Exit> {
 /// A client for the bulk data of one project.
 pub(super) async fn bulk_client(client: &Client, project: &str) -> anyhow::Result<bulk::Client> {
     let project: ProjectName = project.parse()?;
-    Ok(bulk::Client::new(client.bulk().await?, Scope::Project(project), Retry::tries(TRIES)))
+    let bulk =
+        bulk::Client::new(client.bulk().await?, Scope::Project(project), Retry::tries(TRIES));
+    Ok(bulk.with_metadata(Arc::new(hone_proto::telemetry::inject)))
 }
 
 /// Which of the committed ones is meant.

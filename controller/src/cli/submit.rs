@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use hone_proto::error::Reason;
 use hone_proto::wire::{SubmitReply, SubmitRequest, WhoAmIRequest};
+use tracing::Instrument as _;
 
 use super::client::{Client, request_id};
 use super::context::Contexts;
@@ -30,7 +31,26 @@ pub(super) struct Args {
     pub(super) output: OutputArgs,
 }
 
+/// The collector of spans, as every program that exports them names it.
+const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
 pub(super) async fn run(args: &Args, global: &Global, ctx: &mut Ctx) -> anyhow::Result<Exit> {
+    // The trace of a job begins here. Without a collector nothing is set up, and nothing logged.
+    let _telemetry = match std::env::var_os(OTLP_ENDPOINT) {
+        Some(_) => Some(hone_proto::telemetry::init("hone", None)?),
+        None => None,
+    };
+    let span = tracing::info_span!("submit", spec = %args.file.display());
+    let (client, reply, spec) = submit(args, global, ctx).instrument(span).await?;
+    report(&client, &reply, &spec, args, ctx).await
+}
+
+/// Everything up to the controller's answer.
+async fn submit(
+    args: &Args,
+    global: &Global,
+    ctx: &mut Ctx,
+) -> anyhow::Result<(Client, SubmitReply, JobSpec)> {
     let (text, spec) = read(&args.file)?;
     let folder = args.file.parent().unwrap_or(Path::new("."));
     let inputs = spec::local_inputs(&spec, folder)?;
@@ -55,7 +75,7 @@ pub(super) async fn run(args: &Args, global: &Global, ctx: &mut Ctx) -> anyhow::
     let image = image::resolve(reference, &target, &ctx.printer).await?;
     let request = request(text, args, image, submitted);
     let reply = client.call(request, |mut c, r| async move { c.submit(r).await }).await?;
-    report(&client, &reply, &spec, args, ctx).await
+    Ok((client, reply, spec))
 }
 
 /// The spec's text and what it says.
