@@ -6,4 +6,6 @@ pub mod inventory;
 pub mod logs;
 pub mod observe;
 pub mod runtime;
+pub mod spool;
+pub mod state;
 pub mod trainer;

@@ -58,8 +58,7 @@ impl Drop for Telemetry {
 pub fn init(service: &'static str, endpoint: Option<&str>) -> Result<Telemetry, TelemetryError> {
     let wanted = std::env::var("HONE_LOG").or_else(|_| std::env::var("RUST_LOG"));
     let filter = EnvFilter::new(wanted.as_deref().unwrap_or("info"));
-    let to_stderr =
-        tracing_subscriber::fmt::layer()
+    let to_stderr = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_filter(filter);

@@ -1,0 +1,206 @@
+//! Events that the controller has not acknowledged, on disk and bounded.
+//!
+//! One lane for each stream: a folder of append-only segment files. The positions of the readers that made the events
+//! (how far a metrics file or a log was read) travel in the same frame as the events, so that after a crash nothing is
+//! read twice and nothing is skipped. What is lost all the same (a full lane that may drop, a damaged file) becomes a
+//! hole in the numbers, and a hole is sent as a gap record that says how many are missing.
+
+mod lane;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hone_proto::event::Stream;
+use hone_proto::id::{Seq, SpoolId};
+use hone_proto::quantity::Bytes;
+use hone_proto::wire;
+
+use self::lane::Lane;
+
+/// Bounds of the spool.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// State events; never dropped. 64 MiB: hundreds of thousands of transitions.
+    pub state: Bytes,
+    /// Training metrics; never dropped. 256 MiB: weeks of a run that reports each second. When it is full the
+    /// trainer's own files are the buffer.
+    pub series: Bytes,
+    /// Log records; the oldest are dropped. 256 MiB: a chatty trainer for a day without a link.
+    pub logs: Bytes,
+    /// Hardware rollups; the oldest are dropped first. 32 MiB: days.
+    pub hardware: Bytes,
+    /// A segment that has reached this size is closed: what is acknowledged or dropped goes in whole segments.
+    pub segment: Bytes,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            state: Bytes::mib(64),
+            series: Bytes::mib(256),
+            logs: Bytes::mib(256),
+            hardware: Bytes::mib(32),
+            segment: Bytes::mib(1),
+        }
+    }
+}
+
+impl Bounds {
+    const fn of(&self, stream: Stream) -> (Bytes, bool) {
+        match stream {
+            Stream::State => (self.state, false),
+            Stream::Series => (self.series, false),
+            Stream::Logs => (self.logs, true),
+            Stream::Hardware => (self.hardware, true),
+        }
+    }
+}
+
+/// Why the spool cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// A file operation failed.
+    #[error("cannot {verb} {}", path.display())]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The id of the spool is damaged.
+    #[error("{} is damaged; remove the spool folder to begin a new one, which loses what it holds", .0.display())]
+    Id(PathBuf),
+}
+
+fn io_at<'a>(verb: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> SpoolError + 'a {
+    move |source| SpoolError::Io { verb, path: path.to_owned(), source }
+}
+
+/// What became of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// The events are in the spool.
+    Accepted,
+    /// The lane is full and may not drop: read no more for now. Nothing was taken.
+    Full,
+}
+
+/// The spool.
+pub struct Spool {
+    id: SpoolId,
+    lanes: BTreeMap<Stream, Lane>,
+    bounds: Bounds,
+}
+
+impl Spool {
+    /// Opens the spool in `dir`, and makes it if it is missing.
+    pub fn open(dir: &Path, bounds: Bounds) -> Result<Self, SpoolError> {
+        std::fs::create_dir_all(dir).map_err(io_at("create", dir))?;
+        let id = spool_id(dir)?;
+        let lanes = Stream::ALL
+            .into_iter()
+            .map(|stream| Ok((stream, Lane::open(&dir.join(stream.name()), bounds.segment)?)))
+            .collect::<Result<_, SpoolError>>()?;
+        Ok(Self { id, lanes, bounds })
+    }
+
+    /// The id by which the controller knows this spool.
+    #[must_use]
+    pub const fn id(&self) -> &SpoolId {
+        &self.id
+    }
+
+    fn lane(&mut self, stream: Stream) -> &mut Lane {
+        match self.lanes.get_mut(&stream) {
+            Some(lane) => lane,
+            None => unreachable!("every stream has a lane"),
+        }
+    }
+
+    /// Appends events with the reader positions that they came with, all or nothing. Their numbers are given here.
+    pub fn append(
+        &mut self,
+        stream: Stream,
+        events: Vec<wire::Event>,
+        cursors: BTreeMap<String, Vec<u8>>,
+    ) -> Result<Appended, SpoolError> {
+        let (bound, may_drop) = self.bounds.of(stream);
+        let lane = self.lane(stream);
+        if lane.bytes() >= bound.get() {
+            if !may_drop {
+                return Ok(Appended::Full);
+            }
+            lane.drop_oldest(bound.get())?;
+        }
+        lane.append(events, cursors)?;
+        Ok(Appended::Accepted)
+    }
+
+    /// Whether a lane takes no more for now.
+    #[must_use]
+    pub fn is_full(&self, stream: Stream) -> bool {
+        let (bound, may_drop) = self.bounds.of(stream);
+        !may_drop && self.lanes.get(&stream).is_some_and(|lane| lane.bytes() >= bound.get())
+    }
+
+    /// The position that a reader had when its last events were appended.
+    #[must_use]
+    pub fn cursor(&self, stream: Stream, key: &str) -> Option<&[u8]> {
+        self.lanes.get(&stream)?.cursor(key)
+    }
+
+    /// Forgets the positions of readers whose key starts with `prefix`.
+    pub fn forget_cursors(&mut self, prefix: &str) {
+        for lane in self.lanes.values_mut() {
+            lane.forget_cursors(prefix);
+        }
+    }
+
+    /// Events after `after`, at most about `bytes` of them. A hole comes as a gap record.
+    pub fn read(
+        &mut self,
+        stream: Stream,
+        after: Seq,
+        bytes: usize,
+    ) -> Result<Vec<wire::Event>, SpoolError> {
+        self.lane(stream).read(stream, after.get(), bytes)
+    }
+
+    /// The newest number that was given.
+    #[must_use]
+    pub fn last(&self, stream: Stream) -> Seq {
+        Seq::new(self.lanes.get(&stream).map_or(0, Lane::last))
+    }
+
+    /// Everything up to `seq` is durable elsewhere.
+    pub fn ack(&mut self, stream: Stream, seq: Seq) -> Result<(), SpoolError> {
+        self.lane(stream).ack(seq.get())
+    }
+
+    /// Makes what was appended to a lane durable.
+    pub fn sync(&mut self, stream: Stream) -> Result<(), SpoolError> {
+        self.lane(stream).sync()
+    }
+}
+
+/// The id, made at random with the spool: a wiped disk is a new stream.
+fn spool_id(dir: &Path) -> Result<SpoolId, SpoolError> {
+    let path = dir.join("id");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().map_err(|_| SpoolError::Id(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let random = uuid::Uuid::new_v4().simple().to_string();
+            let id =
+                format!("s-{}", &random[..24]).parse().map_err(|_| SpoolError::Id(path.clone()))?;
+            crate::state::write_durably(&path, format!("{id}\n").as_bytes())
+                .map_err(io_at("write", &path))?;
+            Ok(id)
+        }
+        Err(source) => Err(SpoolError::Io { verb: "read", path, source }),
+    }
+}

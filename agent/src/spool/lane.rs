@@ -1,0 +1,356 @@
+//! One stream of the spool.
+//!
+//! ```text
+//! <first seq, 16 hexadecimal digits>.seg:  frame*      frame = length u32, CRC32C u32, payload
+//! ```
+//! The first frame of a segment carries all live reader positions, so that older segments can go.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use hone_proto::event::Stream;
+use hone_proto::quantity::Bytes;
+use hone_proto::wire;
+use hone_proto::wire::event::Payload;
+use prost::Message;
+
+use super::{SpoolError, io_at};
+
+/// Length and checksum in front of each payload.
+const HEADER: usize = 8;
+
+/// Largest payload: far above the largest batch of a reader, far below what memory could not take.
+const MAX_FRAME: usize = 32 << 20;
+
+/// What one append wrote.
+#[derive(Clone, PartialEq, Message)]
+struct Frame {
+    /// Number of the first event.
+    #[prost(uint64, tag = "1")]
+    first_seq: u64,
+    /// Events in wire form.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    events: Vec<Vec<u8>>,
+    /// Reader positions as of these events.
+    #[prost(btree_map = "string, bytes", tag = "3")]
+    cursors: BTreeMap<String, Vec<u8>>,
+}
+
+/// One segment file.
+#[derive(Debug)]
+struct Segment {
+    path: PathBuf,
+    /// Number of the first event that it can hold.
+    first: u64,
+    /// Number of the last event that it holds; below `first` when it holds none.
+    last: u64,
+    bytes: u64,
+}
+
+/// Where the last read ended, so that the next one need not look for it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Bookmark {
+    segment: u64,
+    after: u64,
+    offset: u64,
+}
+
+/// One stream.
+pub(super) struct Lane {
+    dir: PathBuf,
+    segments: VecDeque<Segment>,
+    active: File,
+    segment_bytes: u64,
+    cursors: BTreeMap<String, Vec<u8>>,
+    bookmark: Bookmark,
+    dirty: bool,
+}
+
+impl Lane {
+    pub(super) fn open(dir: &Path, segment_bytes: Bytes) -> Result<Self, SpoolError> {
+        fs::create_dir_all(dir).map_err(io_at("create", dir))?;
+        let mut segments = VecDeque::new();
+        let mut cursors = BTreeMap::new();
+        let mut starts = list(dir)?;
+        starts.sort_unstable();
+        for (nth, first) in starts.iter().enumerate() {
+            let path = segment_path(dir, *first);
+            let is_last = nth + 1 == starts.len();
+            let segment = scan(path, *first, is_last, &mut cursors)?;
+            segments.push_back(segment);
+        }
+        if segments.is_empty() {
+            let path = segment_path(dir, 1);
+            File::create_new(&path)
+                .and_then(|file| file.sync_all())
+                .map_err(io_at("create", &path))?;
+            sync_dir(dir)?;
+            segments.push_back(Segment { path, first: 1, last: 0, bytes: 0 });
+        }
+        let newest = match segments.back() {
+            Some(newest) => newest.path.clone(),
+            None => unreachable!("there is at least one"),
+        };
+        let active =
+            OpenOptions::new().append(true).open(&newest).map_err(io_at("open", &newest))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            segments,
+            active,
+            segment_bytes: segment_bytes.get(),
+            cursors,
+            bookmark: Bookmark::default(),
+            dirty: false,
+        })
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    pub(super) fn last(&self) -> u64 {
+        self.segments.back().map_or(0, |segment| segment.last)
+    }
+
+    pub(super) fn cursor(&self, key: &str) -> Option<&[u8]> {
+        self.cursors.get(key).map(Vec::as_slice)
+    }
+
+    pub(super) fn forget_cursors(&mut self, prefix: &str) {
+        self.cursors.retain(|key, _| !key.starts_with(prefix));
+    }
+
+    pub(super) fn append(
+        &mut self,
+        events: Vec<wire::Event>,
+        cursors: BTreeMap<String, Vec<u8>>,
+    ) -> Result<(), SpoolError> {
+        self.cursors.extend(cursors.iter().map(|(key, at)| (key.clone(), at.clone())));
+        if self.segments.back().is_some_and(|active| active.bytes >= self.segment_bytes) {
+            self.roll()?;
+        }
+        let first_seq = self.last() + 1;
+        let events: Vec<_> = events
+            .into_iter()
+            .zip(first_seq..)
+            .map(|(mut event, seq)| {
+                event.seq = seq;
+                event.encode_to_vec()
+            })
+            .collect();
+        let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
+        self.write(&Frame { first_seq, events, cursors })?;
+        if let Some(active) = self.segments.back_mut() {
+            active.last = first_seq + count - 1;
+        }
+        Ok(())
+    }
+
+    /// Closes the active segment and begins the next with a frame of all live positions.
+    fn roll(&mut self) -> Result<(), SpoolError> {
+        self.sync()?;
+        let first = self.last() + 1;
+        let path = segment_path(&self.dir, first);
+        // A crash may have left one without events.
+        self.active = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(io_at("create", &path))?;
+        self.active.set_len(0).map_err(io_at("truncate", &path))?;
+        self.segments.push_back(Segment { path, first, last: first - 1, bytes: 0 });
+        let cursors = self.cursors.clone();
+        self.write(&Frame { first_seq: first, events: Vec::new(), cursors })?;
+        self.sync()?;
+        sync_dir(&self.dir)
+    }
+
+    fn write(&mut self, frame: &Frame) -> Result<(), SpoolError> {
+        let payload = frame.encode_to_vec();
+        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let mut bytes = Vec::with_capacity(HEADER + payload.len());
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&crc32c::crc32c(&payload).to_le_bytes());
+        bytes.extend_from_slice(&payload);
+        let Some(active) = self.segments.back_mut() else { return Ok(()) };
+        if let Err(error) = self.active.write_all(&bytes) {
+            // Half a frame must not be followed by a whole one.
+            self.active.set_len(active.bytes).map_err(io_at("truncate", &active.path))?;
+            return Err(SpoolError::Io {
+                verb: "append to",
+                path: active.path.clone(),
+                source: error,
+            });
+        }
+        active.bytes += u64::try_from(bytes.len()).unwrap_or(0);
+        self.dirty = true;
+        Ok(())
+    }
+
+    pub(super) fn sync(&mut self) -> Result<(), SpoolError> {
+        if std::mem::take(&mut self.dirty) {
+            self.active.sync_data().map_err(io_at("sync", &self.dir))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes whole segments from the oldest on until the lane is well below `bound`.
+    pub(super) fn drop_oldest(&mut self, bound: u64) -> Result<(), SpoolError> {
+        let target = bound - bound / 8;
+        while self.bytes() >= target && self.segments.len() > 1 {
+            self.remove_front()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn ack(&mut self, seq: u64) -> Result<(), SpoolError> {
+        while self.segments.len() > 1
+            && self.segments.front().is_some_and(|segment| segment.last <= seq)
+        {
+            self.remove_front()?;
+        }
+        // A quiet lane would keep its last segment for ever; its size is bounded, so it may.
+        Ok(())
+    }
+
+    fn remove_front(&mut self) -> Result<(), SpoolError> {
+        let Some(segment) = self.segments.pop_front() else { return Ok(()) };
+        match fs::remove_file(&segment.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(SpoolError::Io { verb: "remove", path: segment.path, source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn read(
+        &mut self,
+        stream: Stream,
+        after: u64,
+        budget: usize,
+    ) -> Result<Vec<wire::Event>, SpoolError> {
+        let mut events = Vec::new();
+        let mut last = after;
+        let mut used = 0;
+        let mut bookmark = self.bookmark;
+        for segment in self.segments.iter().filter(|segment| segment.last > after) {
+            let at = bookmark.segment == segment.first && bookmark.after <= last;
+            let mut offset = if at { bookmark.offset } else { 0 };
+            let file = File::open(&segment.path).map_err(io_at("open", &segment.path))?;
+            while used < budget
+                && let Some((frame, next)) = next_frame(&file, offset, segment.bytes)
+                    .map_err(io_at("read", &segment.path))?
+            {
+                bookmark = Bookmark { segment: segment.first, after: last, offset };
+                offset = next;
+                for (encoded, seq) in frame.events.iter().zip(frame.first_seq..) {
+                    if seq <= last {
+                        continue;
+                    }
+                    let Ok(event) = wire::Event::decode(encoded.as_slice()) else { continue };
+                    if seq > last + 1 {
+                        events.push(gap(stream, last, seq - 1, &event));
+                    }
+                    used += encoded.len();
+                    events.push(event);
+                    last = seq;
+                }
+            }
+            if used >= budget {
+                break;
+            }
+        }
+        self.bookmark = bookmark;
+        Ok(events)
+    }
+}
+
+/// A record that stands for the lost events after `last` up to `until`.
+fn gap(stream: Stream, last: u64, until: u64, next: &wire::Event) -> wire::Event {
+    wire::Event {
+        seq: until,
+        at: next.at,
+        boot_id: next.boot_id.clone(),
+        payload: Some(Payload::Gap(wire::Gap {
+            attempt: None,
+            what: stream.name().to_owned(),
+            count: until - last,
+            reason: "the agent's spool was full or damaged".to_owned(),
+        })),
+    }
+}
+
+fn segment_path(dir: &Path, first: u64) -> PathBuf {
+    dir.join(format!("{first:016x}.seg"))
+}
+
+fn list(dir: &Path) -> Result<Vec<u64>, SpoolError> {
+    let mut starts = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io_at("list", dir))? {
+        let name = entry.map_err(io_at("list", dir))?.file_name();
+        let digits = name.to_str().and_then(|name| name.strip_suffix(".seg"));
+        starts.extend(digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()));
+    }
+    Ok(starts)
+}
+
+fn sync_dir(dir: &Path) -> Result<(), SpoolError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_at("sync", dir))
+}
+
+/// Reads a segment through. The last one is cut after its last whole frame; in an older one a damaged frame ends what
+/// can be read of it, and the rest becomes a hole.
+fn scan(
+    path: PathBuf,
+    first: u64,
+    is_last: bool,
+    cursors: &mut BTreeMap<String, Vec<u8>>,
+) -> Result<Segment, SpoolError> {
+    let file = File::open(&path).map_err(io_at("open", &path))?;
+    let length = file.metadata().map_err(io_at("read", &path))?.len();
+    let mut last = first - 1;
+    let mut offset = 0;
+    while let Some((frame, next)) =
+        next_frame(&file, offset, length).map_err(io_at("read", &path))?
+    {
+        if let Some(newest) = u64::try_from(frame.events.len()).ok().filter(|count| *count > 0) {
+            last = frame.first_seq + newest - 1;
+        }
+        cursors.extend(frame.cursors);
+        offset = next;
+    }
+    if offset < length {
+        tracing::warn!(path = %path.display(), offset, length, "the spool ends in a torn frame");
+        if is_last {
+            let file = OpenOptions::new().write(true).open(&path).map_err(io_at("open", &path))?;
+            file.set_len(offset).and_then(|()| file.sync_all()).map_err(io_at("cut", &path))?;
+        }
+    }
+    Ok(Segment { path, first, last, bytes: offset })
+}
+
+/// The frame at `offset` and where the next one starts; `None` at the end, and where the bytes are no frame.
+fn next_frame(file: &File, offset: u64, length: u64) -> io::Result<Option<(Frame, u64)>> {
+    let body = offset + HEADER as u64;
+    if body > length {
+        return Ok(None);
+    }
+    let mut header = [0; HEADER];
+    file.read_exact_at(&mut header, offset)?;
+    let (size, crc) = header.split_at(4);
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u32, |n, b| n << 8 | u32::from(*b));
+    let (size, crc) = (number(size), number(crc));
+    let next = body + u64::from(size);
+    if next > length || size as usize > MAX_FRAME {
+        return Ok(None);
+    }
+    let mut payload = vec![0; size as usize];
+    file.read_exact_at(&mut payload, body)?;
+    if crc32c::crc32c(&payload) != crc {
+        return Ok(None);
+    }
+    Ok(Frame::decode(payload.as_slice()).ok().map(|frame| (frame, next)))
+}

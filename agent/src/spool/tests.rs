@@ -1,0 +1,188 @@
+//! The spool against a model: what was appended and synced survives every crash, in order, with nothing twice.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+
+use hone_proto::event::Stream;
+use hone_proto::id::Seq;
+use hone_proto::quantity::Bytes;
+use hone_proto::wire;
+use hone_proto::wire::event::Payload;
+use proptest::prelude::*;
+
+use super::{Appended, Bounds, Spool};
+
+fn event(text: u64) -> wire::Event {
+    wire::Event {
+        payload: Some(Payload::Log(wire::LogRecord {
+            text: text.to_string(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+fn text(event: &wire::Event) -> String {
+    match &event.payload {
+        Some(Payload::Log(log)) => log.text.clone(),
+        Some(Payload::Gap(gap)) => format!("gap of {}", gap.count),
+        _ => "?".to_owned(),
+    }
+}
+
+fn small() -> Bounds {
+    Bounds {
+        segment: Bytes::new(200),
+        logs: Bytes::new(2_000),
+        series: Bytes::new(600),
+        ..Bounds::default()
+    }
+}
+
+fn one(key: &str, at: u64) -> BTreeMap<String, Vec<u8>> {
+    BTreeMap::from([(key.to_owned(), at.to_string().into_bytes())])
+}
+
+#[test]
+fn events_and_the_position_they_came_from_come_back_together() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mut spool = Spool::open(scratch.path(), small()).expect("a spool");
+    let id = spool.id().clone();
+    for n in 1..=50 {
+        let taken = spool.append(Stream::Logs, vec![event(n)], one("a/log", n)).expect("appended");
+        assert_eq!(taken, Appended::Accepted);
+    }
+    drop(spool);
+    let mut spool = Spool::open(scratch.path(), small()).expect("it opens again");
+    assert_eq!(spool.id(), &id);
+    assert_eq!(spool.cursor(Stream::Logs, "a/log"), Some(&b"50"[..]));
+    let read = spool.read(Stream::Logs, Seq::new(10), usize::MAX).expect("read");
+    let seqs: Vec<_> = read.iter().map(|event| event.seq).collect();
+    assert_eq!(seqs, (11..=50).collect::<Vec<_>>());
+    assert_eq!(text(&read[0]), "11");
+    spool.ack(Stream::Logs, Seq::new(50)).expect("acknowledged");
+    drop(spool);
+    let spool = Spool::open(scratch.path(), small()).expect("it opens again");
+    assert_eq!(spool.last(Stream::Logs), Seq::new(50), "numbers go on after what went");
+    assert_eq!(spool.cursor(Stream::Logs, "a/log"), Some(&b"50"[..]), "positions outlive segments");
+}
+
+#[test]
+fn a_full_lane_drops_logs_with_a_gap_record_and_never_metrics() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mut spool = Spool::open(scratch.path(), small()).expect("a spool");
+    for n in 1..=300 {
+        spool.append(Stream::Logs, vec![event(n)], BTreeMap::new()).expect("appended");
+    }
+    let read = spool.read(Stream::Logs, Seq::new(0), usize::MAX).expect("read");
+    let first = &read[0];
+    let Some(Payload::Gap(gap)) = &first.payload else { panic!("{first:?} is no gap") };
+    assert_eq!(gap.count, first.seq, "it stands for everything up to its own number");
+    assert_eq!(read[1].seq, first.seq + 1);
+    assert_eq!(read.last().expect("events").seq, 300);
+    let mut taken = 0;
+    while spool.append(Stream::Series, vec![event(taken)], BTreeMap::new()).expect("appended")
+        == Appended::Accepted
+    {
+        taken += 1;
+    }
+    assert!(spool.is_full(Stream::Series));
+    let kept = spool.read(Stream::Series, Seq::new(0), usize::MAX).expect("read");
+    assert_eq!(u64::try_from(kept.len()).expect("a count"), taken);
+    spool.ack(Stream::Series, Seq::new(taken)).expect("acknowledged");
+    assert!(!spool.is_full(Stream::Series));
+}
+
+#[test]
+fn a_damaged_segment_in_the_middle_is_a_gap_and_no_more() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mut spool = Spool::open(scratch.path(), small()).expect("a spool");
+    for n in 1..=60 {
+        spool.append(Stream::State, vec![event(n)], BTreeMap::new()).expect("appended");
+    }
+    drop(spool);
+    let mut files: Vec<_> = std::fs::read_dir(scratch.path().join("state"))
+        .expect("a lane")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    files.sort();
+    let middle = &files[files.len() / 2];
+    let mut bytes = std::fs::read(middle).expect("bytes");
+    let at = bytes.len() / 2;
+    bytes[at] ^= 0x40;
+    std::fs::write(middle, bytes).expect("damaged");
+    let mut spool = Spool::open(scratch.path(), small()).expect("it opens all the same");
+    let read = spool.read(Stream::State, Seq::new(0), usize::MAX).expect("read");
+    let gaps: Vec<_> = read.iter().filter(|e| matches!(e.payload, Some(Payload::Gap(_)))).collect();
+    assert_eq!(gaps.len(), 1);
+    let mut last = 0;
+    for event in &read {
+        match &event.payload {
+            Some(Payload::Gap(gap)) => assert_eq!(event.seq - gap.count, last),
+            _ => assert_eq!(event.seq, last + 1),
+        }
+        last = event.seq;
+    }
+    assert_eq!(last, 60);
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Append(u8),
+    Crash { torn: u8 },
+    Ack(u8),
+    Read(u8),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => (1..5_u8).prop_map(Act::Append),
+        1 => any::<u8>().prop_map(|torn| Act::Crash { torn }),
+        1 => any::<u8>().prop_map(Act::Ack),
+        2 => any::<u8>().prop_map(Act::Read),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn nothing_is_lost_or_doubled_by_crashes(acts in prop::collection::vec(act(), 1..60)) {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let bounds = Bounds { segment: Bytes::new(120), ..Bounds::default() };
+        let mut spool = Spool::open(scratch.path(), bounds.clone()).expect("a spool");
+        let (mut appended, mut acked) = (0_u64, 0_u64);
+        for act in acts {
+            match act {
+                Act::Append(count) => {
+                    let events = (1..=u64::from(count)).map(|n| event(appended + n)).collect();
+                    appended += u64::from(count);
+                    spool.append(Stream::State, events, one("r", appended)).expect("appended");
+                }
+                Act::Crash { torn } => {
+                    drop(spool);
+                    // A power cut in the middle of the next append.
+                    let newest = std::fs::read_dir(scratch.path().join("state")).expect("a lane")
+                        .map(|entry| entry.expect("an entry").path()).max().expect("a segment");
+                    OpenOptions::new().append(true).open(newest).expect("open")
+                        .write_all(&vec![torn; usize::from(torn)]).expect("torn");
+                    spool = Spool::open(scratch.path(), bounds.clone()).expect("it opens again");
+                    prop_assert_eq!(spool.last(Stream::State), Seq::new(appended));
+                    let at = spool.cursor(Stream::State, "r").map(<[u8]>::to_vec);
+                    prop_assert_eq!(at, (appended > 0).then(|| appended.to_string().into_bytes()));
+                }
+                Act::Ack(part) => {
+                    acked = acked.max(appended * u64::from(part) / 255);
+                    spool.ack(Stream::State, Seq::new(acked)).expect("acknowledged");
+                }
+                Act::Read(part) => {
+                    let after = acked + (appended - acked) * u64::from(part) / 255;
+                    let read = spool.read(Stream::State, Seq::new(after), usize::MAX).expect("read");
+                    let texts: Vec<_> = read.iter().map(text).collect();
+                    let expected: Vec<_> = (after + 1..=appended).map(|n| n.to_string()).collect();
+                    prop_assert_eq!(texts, expected);
+                }
+            }
+        }
+    }
+}
