@@ -1,8 +1,11 @@
 //! hone's agent: one node, its Docker, its jobs.
 
+pub mod config;
 pub mod core;
+pub mod driver;
 pub mod host;
 pub mod inventory;
+pub mod layout;
 pub mod logs;
 pub mod observe;
 pub mod runtime;
