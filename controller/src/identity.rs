@@ -6,11 +6,14 @@
 
 pub mod access;
 pub mod authority;
+mod guard;
 pub mod issue;
 pub mod joins;
 pub mod layer;
+pub mod succession;
 pub mod tokens;
 
 pub use authority::{Authority, AuthorityError};
 pub use issue::{Issued, Issuer, Lifetimes};
+pub use layer::{AccessLayer, Renewed};
 pub use tokens::{TokenMint, TokenParts};

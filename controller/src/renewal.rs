@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use hone_proto::error::{Reason, Refusal};
 use hone_proto::time::Now;
-use hone_proto::wire;
 
 use crate::core::{Input, Subject};
 use crate::driver::Handle;
-use crate::identity::{AuthorityError, Issuer};
+use crate::identity::{AuthorityError, Issued, Issuer};
 
 /// Issues certificates in the name of the fleet.
 #[derive(Clone)]
@@ -26,18 +25,14 @@ impl Renewals {
 
     /// A certificate for this subject and the key in this signing request. The fleet knows its key before the holder
     /// has it, so that an expired one can be recognised.
-    pub async fn issue(
-        &self,
-        subject: Subject,
-        csr_der: &[u8],
-    ) -> Result<wire::IssuedCertificate, Refusal> {
+    pub async fn issue(&self, subject: Subject, csr_der: &[u8]) -> Result<Issued, Refusal> {
         let issued = self
             .issuer
             .issue(csr_der, &subject, Now::read().wall)
             .map_err(|error| refusal(&error))?;
         let certificate = issued.record();
         self.fleet.call(move |ticket| Input::Issued { ticket, subject, certificate }).await?;
-        Ok(issued.answer)
+        Ok(issued)
     }
 
     /// How long after its end a certificate may still be renewed.

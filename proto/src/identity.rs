@@ -27,7 +27,7 @@ pub use accept::{AcceptLimits, Incoming, PeerInfo, PeerStream, incoming};
 pub use certificate::{CertificateFacts, Fingerprint, KeyDigest, PeerCertificate, Serial};
 pub use connect::{ClientIdentity, Connector, ControllerAddress};
 pub use files::{IdentityDir, IdentityRecord};
-pub use gate::AcceptStats;
+pub use gate::{AcceptStats, source_of};
 pub use key::SecretKey;
 pub use peer::{Peer, SpiffeId};
 pub use refused::{CertificateRefusal, certificate_refused};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hone_proto::error::{Reason, Refusal};
 use hone_proto::id::NodeId;
-use hone_proto::identity::PeerInfo;
+use hone_proto::identity::{PeerInfo, source_of};
 use hone_proto::time::Now;
 use hone_proto::wire;
 use tonic::{Request, Response, Status};
@@ -32,9 +32,15 @@ impl EnrolmentService {
         Self { fleet, issuer, renewals, joins: Joins::default() }
     }
 
+    /// With other bounds on how often anybody may try.
+    #[must_use]
+    pub fn with_joins(self, joins: Joins) -> Self {
+        Self { joins, ..self }
+    }
+
     fn admit<T>(&self, request: &Request<T>) -> Result<(), Refusal> {
         let info = request.extensions().get::<PeerInfo>();
-        let source = info.map(|info| info.remote.ip());
+        let source = info.map(|info| source_of(info.remote.ip()));
         let source = source.ok_or_else(|| Refusal::new(Reason::Internal, "no source address"))?;
         if self.joins.admit(source, Now::read().boot) {
             return Ok(());
@@ -98,7 +104,7 @@ impl wire::enrolment_server::Enrolment for EnrolmentService {
         Signing::read(&csr).map_err(|error| renewal::refusal(&error))?;
         let subject = self.spend(&request).await?;
         tracing::info!(?subject, "enrolled");
-        Ok(Response::new(self.renewals.issue(subject, &csr).await?))
+        Ok(Response::new(self.renewals.issue(subject, &csr).await?.answer))
     }
 
     async fn renew_expired(
@@ -113,7 +119,7 @@ impl wire::enrolment_server::Enrolment for EnrolmentService {
         let now = Now::read().wall;
         match held {
             Some((subject, held)) if now.since(held.not_after) <= self.renewals.grace() => {
-                Ok(Response::new(self.renewals.issue(subject, &csr).await?))
+                Ok(Response::new(self.renewals.issue(subject, &csr).await?.answer))
             }
             Some(_) | None => Err(Refusal::new(
                 Reason::NotPermitted,

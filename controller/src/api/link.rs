@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::core::{Heartbeat, Hello, Input, Session, Subject, ToAgent};
 use crate::driver::{Handle, ToSession};
+use crate::identity::Renewed;
 use crate::placement::{Capacity, Gpu};
 use crate::renewal::Renewals;
 
@@ -97,7 +98,10 @@ impl wire::link_server::Link for LinkService {
             }
         };
         let issued = self.renewals.issue(subject, &request.get_ref().csr_der).await?;
-        Ok(Response::new(issued))
+        let mut answer = Response::new(issued.answer);
+        // The access layer reads it: what the caller has open outlives the old certificate.
+        answer.extensions_mut().insert(Renewed(issued.facts));
+        Ok(answer)
     }
 }
 

@@ -17,8 +17,18 @@ const IN_ALL: u32 = 60;
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// Counts tries to enrol.
-#[derive(Debug, Default)]
-pub struct Joins(Mutex<Window>);
+#[derive(Debug)]
+pub struct Joins {
+    per_source: u32,
+    in_all: u32,
+    window: Mutex<Window>,
+}
+
+impl Default for Joins {
+    fn default() -> Self {
+        Self::new(PER_SOURCE, IN_ALL)
+    }
+}
 
 #[derive(Debug, Default)]
 struct Window {
@@ -28,17 +38,23 @@ struct Window {
 }
 
 impl Joins {
+    /// So many tries per source and in all, each minute.
+    #[must_use]
+    pub fn new(per_source: u32, in_all: u32) -> Self {
+        Self { per_source, in_all, window: Mutex::default() }
+    }
+
     /// Counts a try; false when there have been too many.
     pub fn admit(&self, source: IpAddr, now: BootNanos) -> bool {
-        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if now.since(window.began) > WINDOW {
             *window = Window { began: now, ..Window::default() };
         }
-        if window.in_all >= IN_ALL {
+        if window.in_all >= self.in_all {
             return false;
         }
         let tries = window.sources.entry(source).or_default();
-        if *tries >= PER_SOURCE {
+        if *tries >= self.per_source {
             return false;
         }
         *tries += 1;

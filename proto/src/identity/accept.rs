@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use super::certificate::PeerCertificate;
@@ -77,6 +78,9 @@ const READY_QUEUE: usize = 32;
 const ACCEPT_PAUSE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(20)..=Duration::from_secs(1);
 
+/// From the refusal of a call to the end of its connection.
+const HANG_UP_DELAY: Duration = Duration::from_millis(300);
+
 /// Who is at the other end of the connection that a request came on. In each request's extensions.
 #[derive(Debug, Clone)]
 pub struct PeerInfo {
@@ -84,6 +88,27 @@ pub struct PeerInfo {
     pub certificate: Option<Arc<PeerCertificate>>,
     /// Where the connection came from.
     pub remote: SocketAddr,
+    hang_up: CancellationToken,
+}
+
+impl PeerInfo {
+    /// As the acceptor makes it; tests make it by themselves.
+    #[must_use]
+    pub fn new(certificate: Option<Arc<PeerCertificate>>, remote: SocketAddr) -> Self {
+        Self { certificate, remote, hang_up: CancellationToken::new() }
+    }
+
+    /// Ends the connection, shortly after, so that an answer under way still arrives. A peer whose certificate is no
+    /// longer in force must come again: HTTP/2 would keep its connection for ever.
+    pub fn hang_up(&self) {
+        if !self.hang_up.is_cancelled() {
+            let hang_up = self.hang_up.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(HANG_UP_DELAY).await;
+                hang_up.cancel();
+            });
+        }
+    }
 }
 
 /// Serves TLS connections that come to `listener`. Each handshake takes the newest configuration of `tls`, so that a
@@ -201,9 +226,12 @@ async fn handshake(
     let certificate = certificate.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
     place.established();
     let deadline = Some(Box::pin(tokio::time::sleep(limits.first_bytes)));
+    let info = PeerInfo::new(certificate.map(Arc::new), remote);
+    let hung_up = Box::pin(info.hang_up.clone().cancelled_owned());
     Ok(PeerStream {
         tls,
-        info: PeerInfo { certificate: certificate.map(Arc::new), remote },
+        info,
+        hung_up,
         deadline,
         lifetime: limits.lifetime,
         spoke: false,
@@ -216,6 +244,7 @@ async fn handshake(
 pub struct PeerStream {
     tls: TlsStream<TcpStream>,
     info: PeerInfo,
+    hung_up: Pin<Box<WaitForCancellationFutureOwned>>,
     /// First for the first byte, then for the connection's life.
     deadline: Option<Pin<Box<Sleep>>>,
     lifetime: Option<Duration>,
@@ -241,6 +270,9 @@ impl AsyncRead for PeerStream {
             && deadline.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        if self.hung_up.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.tls).poll_read(cx, buf))?;

@@ -158,8 +158,9 @@ impl Drop for Place {
     }
 }
 
-/// One source: an IPv4 address, or an IPv6 /64, since one host commonly owns a whole one.
-fn source_of(address: IpAddr) -> IpAddr {
+/// What counts as one source: an IPv4 address, or an IPv6 /64, since one host commonly owns a whole one.
+#[must_use]
+pub fn source_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => {

@@ -43,7 +43,7 @@ fn peer_info(request: &Request<()>) -> Option<PeerInfo> {
     };
     let id = format!("spiffe://fleet/{name}").parse().ok()?;
     let certificate = Some(Arc::new(PeerCertificate { id, facts }));
-    Some(PeerInfo { certificate, remote: ([127, 0, 0, 1], 1).into() })
+    Some(PeerInfo::new(certificate, ([127, 0, 0, 1], 1).into()))
 }
 
 /// A real store that counts, and fails when told to.
