@@ -7,7 +7,7 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use hone_proto::enrol::{EnrolError, Invitation, join};
 use hone_proto::error::{Reason, Refusal};
-use hone_proto::identity::{ControllerAddress, Fingerprint};
+use hone_proto::identity::{ControllerAddress, Fingerprint, Peer};
 use hone_proto::wire::EnrolKind;
 use secrecy::SecretString;
 use zeroize::Zeroizing;
@@ -82,11 +82,11 @@ pub(super) async fn run(args: &Args, global: &Global, ctx: &mut Ctx) -> anyhow::
     };
     let (credentials, _) = join(&dir, invitation).await.map_err(explain)?;
     contexts.use_from_now_on(&name)?;
-    let certificate = credentials.certificate();
-    ctx.printer.talk(&format!(
-        "you are {}; the context `{name}` is now in use; try `hone ps`",
-        certificate.id.peer
-    ));
+    let user = match &credentials.certificate().id.peer {
+        Peer::User(user) => user.to_string(),
+        other => other.to_string(),
+    };
+    ctx.printer.talk(&format!("you are {user}; the context `{name}` is now in use; try `hone ps`"));
     Ok(Exit::OK)
 }
 
@@ -120,7 +120,11 @@ fn explain(error: EnrolError) -> anyhow::Error {
         EnrolError::Answer(_) | EnrolError::WrongKind(_) => Reason::Protocol,
         EnrolError::Identity(_) => Reason::Internal,
     };
-    Failure::new(reason, "cannot enrol").because(error).into()
+    let failure = Failure::new(reason, "cannot enrol").because(error);
+    if reason == Reason::Unauthenticated {
+        return failure.hint("compare --address and --fingerprint with what was printed").into();
+    }
+    failure.into()
 }
 
 #[cfg(test)]

@@ -219,3 +219,26 @@ pub fn terminal_size() -> Option<(usize, usize)> {
     let (columns, rows) = (usize::from(size.ws_col), usize::from(size.ws_row));
     (columns > 0 && rows > 0).then_some((columns, rows))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Gone;
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_ends_the_command_without_a_word() {
+        let mut printer = Printer::captured(Box::new(Gone), Box::new(Gone), Format::Table);
+        let error = printer.data("x").expect_err("nobody reads");
+        assert!(error.is::<OutputClosed>());
+        printer.talk("nobody hears this, and nothing fails");
+    }
+}
