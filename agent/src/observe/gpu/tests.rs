@@ -185,6 +185,19 @@ fn a_gpu_that_is_lost_halfway_through_its_figures_tells_none_of_them() {
 }
 
 #[test]
+fn a_gpu_that_gives_no_new_handle_is_asked_through_its_old_one() {
+    const RESET_REQUIRED: u32 = 16;
+    let bench = Bench::new(&script(vec![full(1)]));
+    bench.gpus.inventory();
+    let fails = |function: &str| (function.to_owned(), RESET_REQUIRED);
+    let errors = [fails("nvmlDeviceGetHandleByIndex_v2"), fails("nvmlDeviceGetUUID")].into();
+    bench.fake.play(&script(vec![FakeGpu { errors, ..full(1) }])).expect("played");
+    let inventory = bench.gpus.inventory();
+    assert_eq!(inventory.gpus[0].state, GpuState::NeedsReset);
+    assert!(inventory.silent.is_empty(), "it is known: {:?}", inventory.silent);
+}
+
+#[test]
 fn a_gpu_that_was_lost_before_the_agent_came_is_counted() {
     let bench = Bench::new(&script(vec![FakeGpu { lost: true, ..full(1) }, full(2)]));
     let inventory = bench.gpus.inventory();
