@@ -8,7 +8,7 @@ use hone_proto::sample::{GpuSample, GpuState};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml as Library};
 
-use super::{GpuInventory, GpuSettings, Question, Shared, Thread, ask};
+use super::{GpuInventory, GpuSettings, Question, Shared, State, Thread, ask};
 
 /// The driver's library by the name that every distribution gives it.
 const LIBRARY: &str = "libnvidia-ml.so.1";
@@ -18,13 +18,13 @@ const MAX_GPUS: u32 = 64;
 
 /// Answers questions until nobody is left to ask, or until it finds no library: then the next inventory starts anew.
 pub(super) fn work(shared: &Arc<Shared>) {
-    let _end = End(shared);
+    let mut end = End { shared, told: false };
     if next_question(shared).is_none() {
         return;
     }
     let library = match load(&shared.settings) {
         Ok(library) => library,
-        Err(why) => return answer(shared, |state| state.inventory.give(absent(why))),
+        Err(why) => return end.tell(|state| state.inventory.give(absent(why))),
     };
     let mut devices = Devices { library: &library, handles: Vec::new(), known: Vec::new() };
     let first = devices.inventory();
@@ -44,15 +44,30 @@ pub(super) fn work(shared: &Arc<Shared>) {
 }
 
 /// Marks the thread as gone however it ends, so that the next question starts another.
-struct End<'a>(&'a Shared);
+struct End<'a> {
+    shared: &'a Shared,
+    /// It was said already. Saying it twice would take the next thread for this one.
+    told: bool,
+}
+
+impl End<'_> {
+    /// Gives a last answer. That there is no thread any more is seen together with it, not after it.
+    fn tell(&mut self, give: impl FnOnce(&mut State)) {
+        let mut state = self.shared.lock();
+        give(&mut state);
+        state.thread = Thread::None;
+        state.wanted = None;
+        self.told = true;
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+}
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.thread = Thread::None;
-        state.wanted = None;
-        drop(state);
-        self.0.changed.notify_all();
+        if !self.told {
+            self.tell(|_| {});
+        }
     }
 }
 
@@ -70,7 +85,7 @@ fn next_question(shared: &Shared) -> Option<Question> {
     }
 }
 
-fn answer(shared: &Shared, give: impl FnOnce(&mut super::State)) {
+fn answer(shared: &Shared, give: impl FnOnce(&mut State)) {
     let mut state = shared.lock();
     give(&mut state);
     state.thread = Thread::Idle;
