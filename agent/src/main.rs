@@ -1,1 +1,3 @@
+//! `hone-agent`: one node, its Docker, its jobs.
+
 fn main() {}
