@@ -1,7 +1,7 @@
 //! `hone serve`: opens what is kept, starts the fleet's thread, and serves the three ports until told to stop.
 
-mod certificate;
-mod ports;
+pub mod certificate;
+pub mod ports;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::core::keys::RecordError;
 use crate::core::{Fleet, Input};
 use crate::driver::{Driver, DriverError, Handle, Journal, JournalError};
-use crate::identity::{Authority, AuthorityError, Issuer};
+use crate::identity::{AccessLayer, Authority, AuthorityError, Issuer};
 use crate::renewal::Renewals;
 use crate::setup::{DataDir, SetupError};
 use crate::store::{Origin, SledStore, Store as _, StoreError};
@@ -94,6 +94,7 @@ pub async fn serve(
         ip: config.listen.ip,
         fleet: fleet.clone(),
         certificates,
+        access: AccessLayer::new(fleet.access()),
         stopping,
         heartbeat_ms: config.timing.heartbeat_ms,
     };

@@ -23,15 +23,15 @@ const RETRY: Duration = Duration::from_secs(10);
 
 /// What the ports present, always current.
 #[derive(Clone)]
-pub(super) struct Certificates {
+pub struct Certificates {
     /// Where a client needs a certificate.
-    pub(super) closed: watch::Receiver<Arc<ServerConfig>>,
+    pub closed: watch::Receiver<Arc<ServerConfig>>,
     /// Where it has none yet.
-    pub(super) open: watch::Receiver<Arc<ServerConfig>>,
+    pub open: watch::Receiver<Arc<ServerConfig>>,
 }
 
 /// Issues a certificate, and a new one at two thirds of each life.
-pub(super) fn keep_current(
+pub fn keep_current(
     issuer: Arc<Issuer>,
     facts: watch::Receiver<Arc<AccessFacts>>,
 ) -> Result<(Certificates, JoinHandle<()>), ServeError> {

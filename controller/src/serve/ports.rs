@@ -30,24 +30,28 @@ const ENROLMENT_MESSAGE: usize = 64 << 10;
 
 /// What all ports share.
 #[derive(Clone)]
-pub(super) struct Ports {
-    pub(super) ip: IpAddr,
-    pub(super) fleet: Handle,
-    pub(super) certificates: Certificates,
-    pub(super) stopping: watch::Receiver<bool>,
-    pub(super) heartbeat_ms: u64,
+pub struct Ports {
+    /// The address to bind.
+    pub ip: IpAddr,
+    /// The fleet behind the services.
+    pub fleet: Handle,
+    /// What the ports present.
+    pub certificates: Certificates,
+    /// The check in front of every service; one for all ports, since it remembers renewals.
+    pub access: AccessLayer,
+    /// True once the ports shall end.
+    pub stopping: watch::Receiver<bool>,
+    /// How often agents say that they are alive.
+    pub heartbeat_ms: u64,
 }
 
 impl Ports {
-    pub(super) async fn listen(&self, port: u16) -> Result<TcpListener, ServeError> {
+    /// Binds one port; 0 lets the system choose.
+    pub async fn listen(&self, port: u16) -> Result<TcpListener, ServeError> {
         let address = SocketAddr::new(self.ip, port);
         TcpListener::bind(address)
             .await
             .map_err(|source| ServeError::Listen { address: address.to_string(), source })
-    }
-
-    fn layer(&self) -> AccessLayer {
-        AccessLayer::new(self.fleet.access())
     }
 
     async fn stopped(mut stopping: watch::Receiver<bool>) {
@@ -55,7 +59,8 @@ impl Ports {
         let _ = stopping.wait_for(|stop| *stop).await;
     }
 
-    pub(super) async fn control(
+    /// Serves agents' links and operators until stopped.
+    pub async fn control(
         self,
         listener: TcpListener,
         facts: Arc<Facts>,
@@ -72,7 +77,7 @@ impl Ports {
         let connections =
             incoming(listener, self.certificates.closed.clone(), AcceptLimits::default());
         server_builder(Plane::Control)
-            .layer(self.layer())
+            .layer(self.access.clone())
             .add_service(link)
             .add_service(operator)
             .serve_with_incoming_shutdown(connections, Self::stopped(self.stopping))
@@ -80,7 +85,8 @@ impl Ports {
         Ok(())
     }
 
-    pub(super) async fn bulk(
+    /// Serves bulk data until stopped.
+    pub async fn bulk(
         self,
         listener: TcpListener,
         chunks: Arc<ChunkStore>,
@@ -90,14 +96,15 @@ impl Ports {
         let connections =
             incoming(listener, self.certificates.closed.clone(), AcceptLimits::default());
         server_builder(Plane::Bulk)
-            .layer(self.layer())
+            .layer(self.access.clone())
             .add_service(service)
             .serve_with_incoming_shutdown(connections, Self::stopped(self.stopping))
             .await?;
         Ok(())
     }
 
-    pub(super) async fn enrolment(
+    /// Serves peers without a certificate until stopped.
+    pub async fn enrolment(
         self,
         listener: TcpListener,
         issuer: Arc<Issuer>,
@@ -109,7 +116,7 @@ impl Ports {
         let connections =
             incoming(listener, self.certificates.open.clone(), AcceptLimits::enrolment());
         server_builder(Plane::Enrolment)
-            .layer(self.layer())
+            .layer(self.access.clone())
             .add_service(service)
             .serve_with_incoming_shutdown(connections, Self::stopped(self.stopping))
             .await?;
