@@ -1,4 +1,6 @@
 //! What the tests of the whole product share.
 
+pub mod controller;
 pub mod docker;
+pub mod identities;
 pub mod registry;

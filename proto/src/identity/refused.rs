@@ -18,7 +18,7 @@ pub enum CertificateRefusal {
     Revoked,
     /// It has expired, or is not valid yet: one of the clocks may be wrong.
     Expired,
-    /// It is of another fleet.
+    /// This fleet's authority did not issue it.
     UnknownRoot,
     /// We sent none.
     Required,
@@ -35,7 +35,7 @@ impl fmt::Display for CertificateRefusal {
             Self::Expired => {
                 "the controller refused our certificate: it is not valid at this time (expired, or a clock is wrong)"
             }
-            Self::UnknownRoot => "the controller refused our certificate: it is of another fleet",
+            Self::UnknownRoot => "the controller refused our certificate: this fleet's authority did not issue it",
             Self::Required => "the controller demands a certificate",
             Self::WrongName => "the controller refused our certificate: it names nobody who may connect here",
             Self::Unusable => "the controller refused our certificate",
@@ -57,13 +57,13 @@ impl CertificateRefusal {
         match alert {
             AlertDescription::CertificateRevoked => Some(Self::Revoked),
             AlertDescription::CertificateExpired => Some(Self::Expired),
-            AlertDescription::UnknownCA => Some(Self::UnknownRoot),
+            // A signature that does not fit is what an authority of the same name leaves behind.
+            AlertDescription::UnknownCA | AlertDescription::DecryptError => Some(Self::UnknownRoot),
             AlertDescription::CertificateRequired => Some(Self::Required),
             AlertDescription::AccessDenied => Some(Self::WrongName),
             AlertDescription::BadCertificate
             | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::DecryptError => Some(Self::Unusable),
+            | AlertDescription::CertificateUnknown => Some(Self::Unusable),
             _ => None,
         }
     }

@@ -1,0 +1,135 @@
+//! Certificates renew by themselves and drop no stream; what is not renewed, or revoked, ends.
+
+use std::time::Duration;
+
+use hone_controller::identity::Lifetimes;
+use hone_controller::identity::joins::Joins;
+use hone_proto::enrol::{ask_renewal, join};
+use hone_proto::error::{Reason, Refusal};
+use hone_proto::identity::renew::Renewer;
+use hone_proto::identity::{ClientIdentity, Connector, IdentityDir, Plane};
+use hone_proto::time::Now;
+use hone_proto::wire::operator_client::OperatorClient;
+use hone_proto::wire::{self, EnrolKind};
+use hone_tests::controller::{InProcess, fresh_id};
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use super::soon;
+
+async fn follow(client: &mut OperatorClient<Channel>) -> Streaming<wire::EventView> {
+    let request = wire::EventsRequest { follow: true, ..Default::default() };
+    client.events(request).await.expect("a stream").into_inner()
+}
+
+/// Reads on until the stream ends, and says why.
+async fn end_of(mut stream: Streaming<wire::EventView>) -> Result<(), Status> {
+    while stream.message().await?.is_some() {}
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_outlives_its_certificate_when_it_is_renewed_and_ends_with_it_when_not() {
+    let lifetimes = Lifetimes { user: Duration::from_secs(6), ..Lifetimes::default() };
+    let controller = InProcess::with(lifetimes, Joins::default()).await.expect("a controller");
+
+    let token = controller.invite("bob", "viewer").await.expect("a token");
+    let scratch = tempfile::tempdir().expect("a folder");
+    let dir = IdentityDir::new(scratch.path());
+    let (bob, record) =
+        join(&dir, controller.invitation(&token, EnrolKind::User)).await.expect("bob logs in");
+    let carol = controller.enrolled_user("carol", "viewer").await.expect("carol");
+
+    let nameless = std::sync::Arc::new(ClientIdentity::nameless(&bob).expect("an identity"));
+    let (renewer, newest) = Renewer::new(dir.clone(), bob.clone()).expect("a renewer");
+    let connector = Connector::new(newest);
+    let channel = connector.channel(&record.controller, Plane::Control).expect("a channel");
+    let renewing = tokio::spawn(renewer.run(move |renewal| {
+        ask_renewal(connector.clone(), nameless.clone(), record.controller.clone(), renewal)
+    }));
+    let mut bobs = follow(&mut OperatorClient::new(channel.clone())).await;
+    let mut carols_client = controller.operator(&carol).expect("a client");
+    let carols = follow(&mut carols_client).await;
+
+    let ended = soon("carol's stream", end_of(carols)).await.expect_err("it ended well");
+    assert_eq!(Refusal::from(&ended).reason, Reason::Unauthenticated, "{ended:?}");
+    let carols_end = carol.certificate().facts.not_after;
+    assert!(Now::read().wall >= carols_end, "carol's stream ended before her certificate did");
+    let again = soon("another call", carols_client.who_am_i(wire::WhoAmIRequest {})).await;
+    assert!(again.is_err(), "carol goes on with an expired certificate");
+
+    let bobs_end = bob.certificate().facts.not_after;
+    while Now::read().wall < bobs_end.plus(Duration::from_millis(500)) {
+        let left = bobs_end.plus(Duration::from_millis(500)).since(Now::read().wall);
+        tokio::time::sleep(left).await;
+    }
+    controller.node_token(0).await.expect("something happens");
+    let seen = soon("the event", async {
+        loop {
+            let event = bobs.message().await.expect("bob's stream is open").expect("an event");
+            if event.kind == "token_made" && event.text == "for a node" {
+                return event;
+            }
+        }
+    });
+    assert_eq!(seen.await.actor, "ada");
+    let call = OperatorClient::new(channel).who_am_i(wire::WhoAmIRequest {}).await;
+    assert_eq!(call.expect("the same connection still serves calls").into_inner().user, "bob");
+    let (kept, _) = dir.load().expect("bob's identity");
+    assert!(kept.certificate().facts.not_after > bobs_end, "nothing was written to disk");
+    assert_ne!(kept.certificate().facts.key, bob.certificate().facts.key, "the key is the old one");
+    renewing.abort();
+}
+
+#[tokio::test]
+async fn revocation_ends_open_streams_at_once() {
+    let controller = InProcess::start().await.expect("a controller");
+    let bob = controller.enrolled_user("bob", "viewer").await.expect("bob");
+    let mut client = controller.operator(&bob).expect("a client");
+    let mut stream = follow(&mut client).await;
+    soon("a first event", stream.message()).await.expect("the stream is open");
+    let machine = controller.enrolled_node().await.expect("a node");
+    let (say, hearing) = tokio::sync::mpsc::channel(4);
+    let hello = wire::Hello {
+        protocol_min: 1,
+        protocol_max: 1,
+        boot_id: "boot-1".to_owned(),
+        spool_id: "spool-1".to_owned(),
+        inventory: Some(wire::Inventory::default()),
+        allocatable: Some(wire::Allocatable::default()),
+        ..Default::default()
+    };
+    let hello = wire::AgentMessage { message: Some(wire::agent_message::Message::Hello(hello)) };
+    say.send(hello).await.expect("a message");
+    let outgoing = tokio_stream::wrappers::ReceiverStream::new(hearing);
+    let mut link = controller.link(&machine).expect("a client");
+    let mut link = link.attach(outgoing).await.expect("a link").into_inner();
+    soon("Welcome", link.message()).await.expect("the link is open");
+
+    let mut admin = controller.operator(&controller.admin).expect("a client");
+    let began = std::time::Instant::now();
+    let request = wire::RevokeOperatorRequest { request_id: fresh_id(), user: "bob".to_owned() };
+    admin.revoke_operator(request).await.expect("bob is revoked");
+    let ended = soon("bob's stream", end_of(stream)).await.expect_err("it ended well");
+    assert_eq!(Refusal::from(&ended).reason, Reason::Revoked, "{ended:?}");
+
+    let id = machine.certificate().id.peer.to_string().replace("node/", "");
+    let request = wire::RevokeNodeRequest { request_id: fresh_id(), node: id };
+    admin.revoke_node(request).await.expect("the node is revoked");
+    let ended = soon("the link", async {
+        loop {
+            match link.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("the link ended well"),
+                Err(status) => return status,
+            }
+        }
+    });
+    assert_eq!(Refusal::from(&ended.await).reason, Reason::Revoked);
+    // What the agent still sends goes nowhere: its half of the stream is closed too.
+    soon("the agent's half", say.closed()).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+
+    let again = soon("another call", client.who_am_i(wire::WhoAmIRequest {})).await;
+    assert_eq!(super::why(again).reason, Reason::Revoked);
+}
