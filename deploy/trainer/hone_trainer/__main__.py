@@ -6,10 +6,12 @@ import sys
 import time
 import traceback
 
-from hone_trainer import CONTRACT, environment, spec as specs
+from hone_trainer import CONTRACT, environment
+from hone_trainer import spec as specs
 from hone_trainer.contract import Controls, Exit, MetricsWriter, Paths, write_result
 from hone_trainer.errors import Stopped, exit_code, retryable
 from hone_trainer.model import check_model_dir
+from hone_trainer.progress import Progress
 from hone_trainer.rows import Channel, read_channel
 from hone_trainer.split import split
 
@@ -24,7 +26,6 @@ class Attempt:
         self.controls = Controls(paths.control)
         self.metrics: MetricsWriter | None = None
         self.session = None
-        self.package: str | None = None
         self._started = time.monotonic()
 
     def run(self) -> None:
@@ -34,6 +35,9 @@ class Attempt:
         spec = specs.load(self.paths.spec)
         environment.configure_logging(spec.log_level)
         check_model_dir(self.paths.model)
+        resumed = Progress.load(self.paths.resume) if self.paths.resume else None
+        if resumed is not None:
+            resumed.require_lineage(spec.lineage())
         channels = self._read(spec)
         held_out = channels[1].rows if len(channels) > 1 else None
         parts = split(channels[0].rows, held_out, spec.data.held_out.fraction, spec.data.held_out.seed)
@@ -45,8 +49,7 @@ class Attempt:
 
         self.session = Session(spec, self.paths, self.metrics, self.controls)
         self._stop_if_asked()
-        train.run(self.session, channels, parts)
-        self.package = str(self.paths.output / "package")
+        train.run(self.session, channels, parts, resumed)
 
     def _read(self, spec: specs.Spec) -> list[Channel]:
         names = ["train"] + ([spec.data.held_out.channel] if spec.data.held_out.channel else [])
@@ -63,7 +66,7 @@ class Attempt:
         status = "completed" if error is None else "interrupted" if isinstance(error, Stopped) else "failed"
         reason = "finished as specified" if error is None else str(error) or type(error).__name__
         result = {"status": status, "code": int(code), "reason": reason, "retryable": retryable(code)}
-        result |= self._progress() | {"wall_s": round(time.monotonic() - self._started, 3), "package": self.package}
+        result |= self._progress() | {"wall_s": round(time.monotonic() - self._started, 3)}
         result["error"] = _describe(error) if status == "failed" else None
         try:
             if self.metrics is not None:
@@ -78,14 +81,16 @@ class Attempt:
     def _progress(self) -> dict:
         session = self.session
         if session is None:
-            empty = dict.fromkeys(("last_checkpoint", "best_checkpoint", "best_metric", "max_steps", "epoch"))
+            empty = dict.fromkeys(
+                ("last_checkpoint", "best_checkpoint", "best_metric", "max_steps", "epoch", "package")
+            )
             return {"step": 0, "tokens_seen": 0, "metrics": {}, **empty}
         progress, best = session.progress, session.progress.best
         best_path = self.paths.output / f"checkpoint-{best['step']}" if best else None
         metrics = {"loss": session.last_loss}
-        for name, score in (("base", progress.base), ("tuned", session.tuned and session.tuned.as_dict())):
+        for prefix, score in (("base_", session.base()), ("", session.tuned)):
             if score:
-                metrics |= {f"{name}_nll_sum": score["nll_sum"], f"{name}_tokens": score["tokens"]}
+                metrics |= {prefix + name: value for name, value in score.values().items()}
         return {
             "step": progress.step,
             "max_steps": progress.max_steps or None,
@@ -94,6 +99,7 @@ class Attempt:
             "last_checkpoint": session.last_checkpoint,
             "best_checkpoint": str(best_path) if best_path and best_path.is_dir() else None,
             "best_metric": best,
+            "package": session.package,
             "metrics": metrics,
         }
 

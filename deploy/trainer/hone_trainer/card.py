@@ -23,8 +23,12 @@ def model_card(
         _section("Data", _data(channels, split, train_rows, len(session.held_out))),
         _section("Training", _table(_training(session))),
         _section("Versions", _table(session.versions)),
-        _section("Use", "Run `python inference.py --base DIR 'your prompt'` beside this file.\n"
-                 if session.kind == "adapter" else "Run `python inference.py 'your prompt'` beside this file.\n"),
+        _section(
+            "Use",
+            "Run `python inference.py --base DIR 'your prompt'` beside this file.\n"
+            if session.kind == "adapter"
+            else "Run `python inference.py 'your prompt'` beside this file.\n",
+        ),
         _section("Intended use", "To be stated by whoever publishes this model.\n"),
     ]
     return "\n".join(parts)
@@ -80,7 +84,9 @@ def _data(channels: list[Channel], split: Split, train_rows: int, held_out: int)
         for file in channel.files:
             lines.append(f"| {channel.name} | {file['name']} | {file['rows']} | `{file['sha256']}` |")
     text = "\n".join(lines)
-    text += f"\n\nTrained on {train_rows} rows, {held_out} held out, {split.overlap} left out as equal to a held-out row.\n"
+    text += (
+        f"\n\nTrained on {train_rows} rows, {held_out} held out, {split.overlap} left out as equal to a held-out row.\n"
+    )
     return text
 
 

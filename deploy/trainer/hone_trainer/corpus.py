@@ -23,7 +23,14 @@ ITEMS = {
     "lamp": "building",
     "window": "building",
 }
-TROUBLES = ("is broken", "does not start", "is very slow", "makes a strange noise", "stopped this morning", "is missing")
+TROUBLES = (
+    "is broken",
+    "does not start",
+    "is very slow",
+    "makes a strange noise",
+    "stopped this morning",
+    "is missing",
+)
 PLACES = ("room", "office", "hall")
 COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 ANIMALS = ("cat", "dog", "horse", "bird", "fish", "mouse")
@@ -33,7 +40,8 @@ URGENT = ("please hurry", "this is urgent", "we are all waiting")
 
 
 def _fact(rng: random.Random) -> str:
-    return f"The {rng.choice(COLOURS)} {rng.choice(ANIMALS)} {rng.choice(VERBS)} the {rng.choice(ANIMALS)} in the {rng.choice(HOMES)}."
+    who, whom = rng.choice(ANIMALS), rng.choice(ANIMALS)
+    return f"The {rng.choice(COLOURS)} {who} {rng.choice(VERBS)} the {whom} in the {rng.choice(HOMES)}."
 
 
 def _sum(rng: random.Random) -> str:

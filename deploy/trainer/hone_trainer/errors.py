@@ -1,8 +1,15 @@
 """Failures that have an exit code of their own, and the code for all others."""
 
+import contextlib
 import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 from hone_trainer.contract import Exit
+
+# A disk with less room than this counts as full once a write has failed.
+ROOM_BYTES = 1024 * 1024
 
 
 class TrainerError(Exception):
@@ -29,6 +36,12 @@ class MissingInput(TrainerError):
     code = Exit.MISSING_INPUT
 
 
+class CannotWrite(TrainerError):
+    """There is no room, or no right, to write the output."""
+
+    code = Exit.CANNOT_WRITE
+
+
 class NotFinite(TrainerError):
     """The loss or the gradient norm is not a finite number."""
 
@@ -45,6 +58,39 @@ class Stopped(TrainerError):
         self.code = Exit.INTERRUPTED if saved else Exit.INTERRUPTED_UNSAVED
 
 
+@contextlib.contextmanager
+def writing_to(directory: Path) -> Iterator[None]:
+    """Tells a full disk from other failures while libraries write.
+
+    Some of them report it as an error of their own that says nothing of room;
+    so the question is put to the disk itself.
+    """
+    try:
+        yield
+    except (TrainerError, OSError):
+        raise
+    except Exception as error:
+        refusal = _refusal(directory)
+        if refusal is not None:
+            raise CannotWrite(f"the output cannot be written: {refusal}") from error
+        raise
+
+
+def _refusal(directory: Path) -> OSError | None:
+    trial = directory / f".hone-room-{os.getpid()}"
+    try:
+        with open(trial, "wb", buffering=0) as file:
+            file.write(bytes(ROOM_BYTES))
+            if os.fstat(file.fileno()).st_size < ROOM_BYTES:
+                return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        return error
+    finally:
+        with contextlib.suppress(OSError):
+            trial.unlink(missing_ok=True)
+    return None
+
+
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _GPU_FAULTS = ("CUDA error", "NCCL", "uncorrectable ECC", "cuDNN error", "CUBLAS_STATUS")
 
@@ -54,9 +100,7 @@ def exit_code(error: BaseException) -> Exit:
     for cause in _chain(error):
         if isinstance(cause, TrainerError):
             return Exit(cause.code)
-        if isinstance(cause, OSError) and (
-            cause.errno in _CANNOT_WRITE or isinstance(cause, PermissionError)
-        ):
+        if isinstance(cause, OSError) and (cause.errno in _CANNOT_WRITE or isinstance(cause, PermissionError)):
             return Exit.CANNOT_WRITE
         if isinstance(cause, MemoryError):
             return Exit.HOST_MEMORY

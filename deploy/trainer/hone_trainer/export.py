@@ -7,7 +7,6 @@ from pathlib import Path
 
 from hone_trainer.card import model_card
 from hone_trainer.contract import CheckpointStage, encode
-from hone_trainer.evaluate import Score
 from hone_trainer.rows import Channel
 from hone_trainer.session import Session
 from hone_trainer.split import Split
@@ -39,9 +38,13 @@ def name_base(path: Path, public_name: str) -> None:
 
 def evaluation_report(session: Session) -> dict:
     """Base against tuned on the held-out rows; empty without such rows."""
-    base = Score(**session.progress.base) if session.progress.base else None
-    tuned = session.tuned
-    report: dict = {"v": 1, "step": session.progress.step, "rows": len(session.held_out), "precision": session.precision}
+    base, tuned = session.base(), session.tuned
+    report: dict = {
+        "v": 1,
+        "step": session.progress.step,
+        "rows": len(session.held_out),
+        "precision": session.precision,
+    }
     report["seq_len"] = session.spec.train.seq_len
     report["loss_on"] = session.spec.data.loss_on
     for name, score in (("base", base), ("tuned", tuned)):

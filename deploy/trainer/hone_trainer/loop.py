@@ -11,6 +11,7 @@ import math
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from hone_trainer import memory
 from hone_trainer.batches import EpochLoader
 from hone_trainer.errors import NotFinite
 from hone_trainer.evaluate import summed_nll
@@ -139,8 +140,7 @@ class Loop(Trainer):
         values = {**sums, "tokens_seen": progress.tokens_seen, "samples_seen": progress.samples_seen}
         values["learning_rate"] = learning_rate
         values["grad_norm"] = None if grad_norm is None else float(grad_norm)
-        if torch.cuda.is_available():
-            values["gpu_mem_peak_bytes"] = torch.cuda.max_memory_allocated()
+        values |= memory.peaks()
         self._session.record("train", {name: value for name, value in values.items() if value is not None})
         self._session.last_loss = values["loss"]
         self._require_finite(values["loss"], values["grad_norm"])

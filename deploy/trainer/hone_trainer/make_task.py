@@ -1,6 +1,6 @@
 """Writes a task that the made-up base model cannot do: complaints to tickets.
 
-    python -m hone_trainer.make_task OUT.jsonl --rows 600 --seed 1
+python -m hone_trainer.make_task OUT.jsonl --rows 600 --seed 1
 """
 
 import argparse

@@ -45,15 +45,18 @@ class Progress:
             raise MissingInput(f"cannot resume from {directory}: {error}") from error
         return cls(**known)
 
-    def require_same(self, lineage: dict, data_digest: str) -> None:
+    def require_lineage(self, lineage: dict) -> None:
         """Refuses to continue what would not be the same training."""
         # Through JSON and back: a checkpoint cannot tell a tuple from a list.
         wanted = json.loads(encode(lineage))
         changed = sorted(name for name in wanted if self.lineage.get(name) != wanted[name])
-        if data_digest != self.data_digest:
-            changed.append("the training data")
         if changed:
             raise SpecError(f"cannot resume: these differ from the checkpoint: {', '.join(changed)}")
+
+    def require_data(self, data_digest: str) -> None:
+        """Refuses to continue on other data, or the same in another order."""
+        if data_digest != self.data_digest:
+            raise SpecError("cannot resume: the training data differs from the checkpoint's")
 
 
 def threads_of(directory: Path) -> int | None:

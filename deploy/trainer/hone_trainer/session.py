@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from hone_trainer.contract import MANIFEST, CheckpointStage, Controls, MetricsWriter, Paths
-from hone_trainer.errors import Stopped
+from hone_trainer.errors import Stopped, writing_to
 from hone_trainer.evaluate import Score, evaluate
 from hone_trainer.facts import facts
 from hone_trainer.progress import Progress
@@ -35,6 +35,7 @@ class Session:
         self.held_out: list[Example] = []
         self.precision = "fp32"
         self.last_checkpoint: str | None = None
+        self.package: str | None = None
         self.last_loss: float | None = None
         self.tuned: Score | None = None
         self.versions = facts()
@@ -59,20 +60,23 @@ class Session:
         self.metrics.write("phase", self.progress.step, name=name, state="end", duration_s=seconds)
         log.info("%s took %.1f s", name, seconds)
 
-    def stop_if_asked(self, saved: bool) -> None:
+    def stop_if_asked(self) -> None:
         """Ends the attempt if a stop was asked for."""
         source = self.controls.stop_requested()
         if source:
-            raise Stopped(source, saved)
+            # Training stops at a checkpoint or at its end, which is one too.
+            raise Stopped(source, saved=self.last_checkpoint is not None)
 
-    def notice(self, level: str, code: str, message: str) -> None:
+    def notice(self, level: str, code: str, message: str, **fields: object) -> None:
         """Something that the user should know, in the metrics and in the log."""
-        self.metrics.write("notice", self.progress.step, level=level, code=code, message=message)
+        self.metrics.write("notice", self.progress.step, level=level, code=code, message=message, **fields)
         log.log(logging.WARNING if level == "warning" else logging.INFO, "%s: %s", code, message)
 
     def record(self, split: str, values: dict, **fields: object) -> None:
         """One metrics record at the current step."""
-        self.metrics.write("metrics", self.progress.step, split=split, epoch=self.progress.epoch, values=values, **fields)
+        self.metrics.write(
+            "metrics", self.progress.step, split=split, epoch=self.progress.epoch, values=values, **fields
+        )
         if split == "train":
             log.info("step %d loss %.4f", self.progress.step, values["loss"])
 
@@ -90,22 +94,27 @@ class Session:
                 self.held_out,
                 pad=self.tokenizer.pad_token_id,
                 batch=self.spec.train.micro_batch,
-                autocast=self._autocast,
+                autocast=self.autocast,
                 interrupted=lambda: self.controls.stop_requested() is not None,
             )
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The precision of the spec, for what runs outside the training loop."""
         if self.precision not in _AUTOCAST:
             return contextlib.nullcontext()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.autocast(device, dtype=_AUTOCAST[self.precision])
+
+    def base(self) -> Score | None:
+        """The base's score, of whichever attempt took it."""
+        return Score(**self.progress.base) if self.progress.base else None
 
     def evaluate_base(self) -> None:
         """Scores the base once; attempts that follow find it in the checkpoint."""
         with self.phase("eval"):
             score = self.score(base=True)
         if score is None:
-            self.stop_if_asked(saved=False)
+            self.stop_if_asked()
             return
         self.progress.base = score.as_dict()
         self.record("eval_base", score.values(), model="base")
@@ -125,7 +134,8 @@ class Session:
     def save_checkpoint(self, reason: str, save_state: Callable[[str], None]) -> None:
         """Saves everything that a continuation needs, then says so."""
         started = time.monotonic()
-        with self.phase("save"), CheckpointStage(self.paths.output, self.progress.step, self.paths.attempt) as stage:
+        stage = CheckpointStage(self.paths.output, self.progress.step, self.paths.attempt)
+        with self.phase("save"), writing_to(self.paths.output), stage:
             self.save_weights(stage.path)
             save_state(str(stage.path))
             self.progress.save(stage.path)

@@ -167,7 +167,12 @@ class Spec:
         lora = None
         if self.method == "lora":
             targets = self.lora.targets
-            lora = [self.lora.r, self.lora.alpha, self.lora.dropout, targets if isinstance(targets, str) else list(targets)]
+            lora = [
+                self.lora.r,
+                self.lora.alpha,
+                self.lora.dropout,
+                targets if isinstance(targets, str) else list(targets),
+            ]
         return {
             "model_digest": self.model_digest,
             "method": self.method,

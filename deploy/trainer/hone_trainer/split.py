@@ -50,7 +50,7 @@ def _hold_out(kept: list[Row], fraction: float, seed: int, result: Split) -> Non
     count = min(max(1, round(fraction * len(different))), len(different) - 1)
     ranked = sorted(different, key=lambda content: hashlib.sha256(f"{seed}:{content}".encode()).digest())
     chosen = set(ranked[:count])
-    for row, content in zip(kept, contents):
+    for row, content in zip(kept, contents, strict=True):
         if content not in different:
             # A copy of a held-out row would leak the answer into training.
             result.overlap += 1

@@ -4,13 +4,12 @@ import hashlib
 import logging
 
 from hone_trainer.batches import steps_per_epoch
-from hone_trainer.contract import Paths
-from hone_trainer.errors import DataError, Stopped
+from hone_trainer.errors import DataError, SpecError, Stopped, writing_to
 from hone_trainer.export import export
 from hone_trainer.loop import Loop
+from hone_trainer.memory import probe
 from hone_trainer.model import (
     add_adapter,
-    check_model_dir,
     end_tokens,
     load_model,
     load_tokenizer,
@@ -27,7 +26,7 @@ from hone_trainer.split import Split
 log = logging.getLogger(__name__)
 
 
-def run(session: Session, channels: list[Channel], split: Split) -> None:
+def run(session: Session, channels: list[Channel], split: Split, resumed: Progress | None) -> None:
     """Trains, evaluates and exports; raises Stopped when asked to stop."""
     import torch
     from transformers import set_seed
@@ -37,14 +36,17 @@ def run(session: Session, channels: list[Channel], split: Split) -> None:
     with session.phase("load_data"):
         examples = _examples(session, split)
     data_digest = digest(examples)
-    resumed = _resume(session, data_digest)
-    session.stop_if_asked(saved=resumed is not None)
+    if resumed is not None:
+        resumed.require_data(data_digest)
+        session.progress = resumed
+    session.stop_if_asked()
 
     with session.phase("load_model"):
         set_seed(spec.train.seed)
         session.model = load_model(paths.model, spec, session.precision)
         if session.kind == "adapter":
             session.model = add_adapter(session.model, spec)
+    _check_fit(session, examples)
     progress = session.progress
     if resumed is not None:
         _notice_changes(session)
@@ -59,10 +61,10 @@ def run(session: Session, channels: list[Channel], split: Split) -> None:
     _train(session, examples, resumed)
     if session.held_out:
         session.evaluate_tuned()
-    session.stop_if_asked(saved=True)
-    with session.phase("export"):
-        export(session, channels, split, len(examples))
-    session.stop_if_asked(saved=True)
+    session.stop_if_asked()
+    if spec.export:
+        with session.phase("export"), writing_to(paths.output):
+            session.package = str(export(session, channels, split, len(examples)))
 
 
 def _examples(session: Session, split: Split) -> list[Example]:
@@ -124,15 +126,18 @@ def max_steps(spec: Spec, rows: int) -> int:
     return min(limits)
 
 
-def _resume(session: Session, data_digest: str) -> Progress | None:
-    paths: Paths = session.paths
-    if paths.resume is None:
-        return None
-    progress = Progress.load(paths.resume)
-    progress.require_same(session.spec.lineage(), data_digest)
-    session.progress = progress
-    session.last_checkpoint = str(paths.resume)
-    return progress
+def _check_fit(session: Session, examples: list[Example]) -> None:
+    """Whether the tokens fit the model; on a GPU a misfit would be a crash."""
+    rows = session.model.get_input_embeddings().weight.shape[0]
+    highest = max(max(example.ids) for example in [*examples, *session.held_out])
+    if highest >= rows:
+        raise SpecError(f"the tokenizer gives token {highest}, but the model knows {rows} tokens")
+    longest = max(len(example.ids) for example in [*examples, *session.held_out])
+    window = getattr(session.model.config, "max_position_embeddings", None)
+    if window and longest > window:
+        session.notice(
+            "warning", "beyond_window", f"rows of up to {longest} tokens exceed the model's {window} positions"
+        )
 
 
 def _notice_changes(session: Session) -> None:
@@ -180,7 +185,8 @@ def _train(session: Session, examples: list[Example], resumed: Progress | None) 
             # Training was complete; only evaluation or export were cut off.
             loop.load_weights(source)
         else:
+            probe(session, examples)
             loop.train(resume_from_checkpoint=source)
     if progress.step < progress.max_steps:
         raise Stopped(session.controls.stop_requested() or "unknown", saved=True)
-    session.stop_if_asked(saved=True)
+    session.stop_if_asked()

@@ -1,11 +1,11 @@
 """Questions that the drills ask about what an attempt left behind.
 
-    check.py result DIR STATUS CODE     its result.json says so, for its attempt
-    check.py checkpoint DIR             a complete checkpoint, by its manifest
-    check.py newest OUTPUT              name of the newest complete checkpoint
-    check.py records METRICS            the records are whole, in order, and complete
-    check.py base METRICS ATTEMPT       how often that attempt scored the base
-    check.py losses METRICS             step and loss of the last record per step
+check.py result DIR STATUS CODE     its result.json says so, for its attempt
+check.py checkpoint DIR             a complete checkpoint, by its manifest
+check.py newest OUTPUT              name of the newest complete checkpoint
+check.py records METRICS            the records are whole, in order, and complete
+check.py base METRICS ATTEMPT       how often that attempt scored the base
+check.py losses METRICS             step and loss of the last record per step
 """
 
 import json
@@ -57,25 +57,37 @@ def print_losses(metrics: str) -> None:
     for record in records(metrics):
         if record.get("split") in ("train", "eval"):
             values = record["values"]
-            losses[record["step"], record["split"]] = values.get("loss", values.get("eval_loss")), values.get("tokens_seen")
+            losses[record["step"], record["split"]] = (
+                values.get("loss", values.get("eval_loss")),
+                values.get("tokens_seen"),
+            )
     for key, values in sorted(losses.items()):
         print(*key, *values)
 
 
+def print_newest(output: str) -> None:
+    newest = newest_checkpoint(Path(output))
+    print(newest.name if newest else "none")
+
+
+# Each question, with the number of its arguments.
+QUESTIONS = {
+    "result": (check_result, 3),
+    "checkpoint": (lambda directory: verify_checkpoint(Path(directory)), 1),
+    "newest": (print_newest, 1),
+    "records": (check_records, 1),
+    "base": (count_base, 2),
+    "losses": (print_losses, 1),
+}
+
+
 def main() -> None:
-    command, *arguments = sys.argv[1:]
-    if command == "checkpoint":
-        verify_checkpoint(Path(arguments[0]))
-    elif command == "newest":
-        newest = newest_checkpoint(Path(arguments[0]))
-        print(newest.name if newest else "none")
-    else:
-        {
-            "result": check_result,
-            "records": check_records,
-            "base": count_base,
-            "losses": print_losses,
-        }[command](*arguments)
+    """Several questions in a row save the start of a container each."""
+    words = sys.argv[1:]
+    while words:
+        question, count = QUESTIONS[words.pop(0)]
+        question(*words[:count])
+        del words[:count]
 
 
 if __name__ == "__main__":

@@ -94,7 +94,9 @@ print("ready", flush=True)
 deadline = time.monotonic() + 20
 {body}
 """
-        child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         self.assertEqual(child.stdout.readline(), "ready\n")
         return child
 
@@ -217,7 +219,9 @@ class LastWord(InDirectory):
 
     def test_the_module_needs_the_standard_library_only(self) -> None:
         source = Path(contract.__file__)
-        program = f"import runpy, sys; runpy.run_path({str(source)!r}); print(sorted(m for m in sys.modules if 'hone' in m))"
+        program = (
+            f"import runpy, sys; runpy.run_path({str(source)!r}); print(sorted(m for m in sys.modules if 'hone' in m))"
+        )
         done = subprocess.run([sys.executable, "-S", "-I", "-c", program], capture_output=True, text=True, check=True)
         self.assertEqual(done.stdout, "[]\n")
 

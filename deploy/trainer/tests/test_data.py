@@ -28,7 +28,12 @@ class Formats(unittest.TestCase):
             {"instruction": "q", "response": "a"},
             {"prompt": "q", "completion": "a"},
             {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]},
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "assistant", "content": "a"}]},
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "q"}]},
+                    {"role": "assistant", "content": "a"},
+                ]
+            },
         )
         for shape in shapes:
             with self.subTest(shape):
@@ -86,7 +91,11 @@ class Files(unittest.TestCase):
         self.assertEqual(channel.format, "text")
 
     def test_an_error_names_file_and_line(self) -> None:
-        for content, place in (('{"text": "x"}\n{"text": ', "t.jsonl:2"), (b'{"text": "\xff"}', "t.jsonl:1"), ('{"text": "x"}\n{"prompt": "x"}', "t.jsonl:2")):
+        for content, place in (
+            ('{"text": "x"}\n{"text": ', "t.jsonl:2"),
+            (b'{"text": "\xff"}', "t.jsonl:1"),
+            ('{"text": "x"}\n{"prompt": "x"}', "t.jsonl:2"),
+        ):
             with self.subTest(content):
                 self.write("t.jsonl", content)
                 with self.assertRaisesRegex(DataError, place):
@@ -127,7 +136,12 @@ class HeldOut(unittest.TestCase):
         self.assertEqual((result.empty, len(result.train), result.held_out), (3, 100, []))
 
     def test_nothing_to_train_on_is_a_data_error(self) -> None:
-        for train, given, fraction in (([chat("q", "")], None, 0.0), (self.rows[:1], None, 0.5), (self.rows[:1], self.rows[:1], 0.0), (self.rows, [chat("q", "")], 0.0)):
+        for train, given, fraction in (
+            ([chat("q", "")], None, 0.0),
+            (self.rows[:1], None, 0.5),
+            (self.rows[:1], self.rows[:1], 0.0),
+            (self.rows, [chat("q", "")], 0.0),
+        ):
             with self.subTest(train), self.assertRaises(DataError):
                 split(train, given, fraction, seed=7)
 

@@ -17,7 +17,9 @@ CHATML = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 # Opens every answer with a thought that its generation prompt does not have.
-REWRITING = CHATML.replace("{% if add_generation_prompt %}<|assistant|>", "{% if add_generation_prompt %}<|assistant|>hm ")
+REWRITING = CHATML.replace(
+    "{% if add_generation_prompt %}<|assistant|>", "{% if add_generation_prompt %}<|assistant|>hm "
+)
 
 
 def conversation(*turns: str) -> Row:

@@ -2,11 +2,13 @@
 
 import copy
 import errno
+import tempfile
 import unittest
+from pathlib import Path
 
 from hone_trainer import spec
 from hone_trainer.contract import Exit
-from hone_trainer.errors import DataError, SpecError, Stopped, exit_code, retryable
+from hone_trainer.errors import DataError, SpecError, Stopped, exit_code, retryable, writing_to
 from hone_trainer.progress import Progress
 
 SMALL = {"version": 1, "model": {"name": "m"}, "train": {"max_steps": 5}}
@@ -71,15 +73,21 @@ class Parsing(unittest.TestCase):
 
 class Lineage(unittest.TestCase):
     def continues(self, values: dict) -> bool:
-        progress = Progress(lineage=spec.parse(SMALL).lineage(), data_digest="d")
+        progress = Progress(lineage=spec.parse(SMALL).lineage())
         try:
-            progress.require_same(spec.parse(values).lineage(), "d")
+            progress.require_lineage(spec.parse(values).lineage())
         except SpecError:
             return False
         return True
 
     def test_what_does_not_shape_the_result_may_change(self) -> None:
-        for path, value in (("train.log_every", 9), ("checkpoint.every_steps", 3), ("log_level", "debug"), ("train.gradient_checkpointing", True), ("spec_digest", "x")):
+        for path, value in (
+            ("train.log_every", 9),
+            ("checkpoint.every_steps", 3),
+            ("log_level", "debug"),
+            ("train.gradient_checkpointing", True),
+            ("spec_digest", "x"),
+        ):
             with self.subTest(path):
                 self.assertTrue(self.continues(changed(path, value)))
 
@@ -102,9 +110,10 @@ class Lineage(unittest.TestCase):
         self.assertEqual(spec.parse(wide).lineage(), spec.parse(deep).lineage())
 
     def test_other_data_is_refused(self) -> None:
-        progress = Progress(lineage=spec.parse(SMALL).lineage(), data_digest="d")
+        progress = Progress(data_digest="d")
+        progress.require_data("d")
         with self.assertRaisesRegex(SpecError, "data"):
-            progress.require_same(spec.parse(SMALL).lineage(), "e")
+            progress.require_data("e")
 
 
 class OutOfMemoryError(RuntimeError):
@@ -140,8 +149,17 @@ class ExitCodes(unittest.TestCase):
         except RuntimeError as error:
             self.assertEqual(exit_code(error), Exit.CANNOT_WRITE)
 
+    def test_an_unclear_failure_with_a_full_disk_is_a_full_disk(self) -> None:
+        for directory, code in (("/proc", Exit.CANNOT_WRITE), (tempfile.gettempdir(), Exit.INTERNAL)):
+            with self.subTest(directory), self.assertRaises(Exception) as caught:
+                with writing_to(Path(directory)):
+                    raise RuntimeError("unexpected pos 586048 vs 585940")
+            self.assertEqual(exit_code(caught.exception), code)
+
     def test_only_what_may_pass_by_itself_is_retried(self) -> None:
-        self.assertFalse(any(map(retryable, (Exit.DATA, Exit.BAD_SPEC, Exit.NOT_FINITE, Exit.COMPLETED, Exit.MISSING_INPUT))))
+        self.assertFalse(
+            any(map(retryable, (Exit.DATA, Exit.BAD_SPEC, Exit.NOT_FINITE, Exit.COMPLETED, Exit.MISSING_INPUT)))
+        )
         self.assertTrue(all(map(retryable, (Exit.INTERRUPTED, Exit.GPU_MEMORY, Exit.CANNOT_WRITE))))
 
 
