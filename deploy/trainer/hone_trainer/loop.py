@@ -9,7 +9,7 @@ import logging
 import math
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from hone_trainer import memory
 from hone_trainer.batches import EpochLoader
@@ -58,6 +58,18 @@ def arguments(train: Train, precision: str, max_steps: int, output: str) -> Trai
     )
 
 
+class _CatchUp(TrainerCallback):
+    """Scores a resumed model where a stop left that out: curves have no gap."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Runs once the checkpoint's weights are in place."""
+        if state.global_step > 0 and self._session.owes_evaluation():
+            self._session.evaluate_tuned()
+
+
 class Loop(Trainer):
     """The Trainer with our data order, loss, records and checkpoints."""
 
@@ -66,6 +78,7 @@ class Loop(Trainer):
         args = arguments(train, precision, max_steps, str(session.paths.output))
         super().__init__(model=session.model, args=args, processing_class=session.tokenizer)
         self.remove_callback(PrinterCallback)
+        self.add_callback(_CatchUp(session))
         self.compute_loss_func = self._loss
         self._session = session
         self._examples = examples

@@ -27,6 +27,7 @@ class Progress:
     torch: str = ""
     base: dict | None = None
     best: dict | None = None
+    evaluated: int = 0
 
     def save(self, directory: Path) -> None:
         """Writes hone_state.json into a checkpoint in the making."""

@@ -85,6 +85,10 @@ class Session:
         every = self.spec.train.eval_every
         return bool(every and self.held_out and step % every == 0)
 
+    def owes_evaluation(self) -> bool:
+        """Whether a stop at this step left out an evaluation that was due."""
+        return self.evaluates_at(self.progress.step) and self.progress.evaluated != self.progress.step
+
     def score(self, base: bool) -> Score | None:
         """Scores the held-out rows with the base or the tuned weights."""
         adapter_off = self.model.disable_adapter() if base and self.kind == "adapter" else contextlib.nullcontext()
@@ -126,6 +130,7 @@ class Session:
         if score is None:
             return
         self.tuned = score
+        self.progress.evaluated = self.progress.step
         self.record("eval", score.values(), model="tuned")
         best = self.progress.best
         if best is None or score.loss() < best["eval_loss"]:
