@@ -1,0 +1,215 @@
+//! Does what the reconciler wants done, each effect in a task of its own, and tells it how that went. Every effect is
+//! safe to repeat: after a crash it is asked for again.
+
+mod launch;
+mod remove;
+mod save;
+mod stage;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hone_proto::bulk::{Client, Retry, Scope};
+use hone_proto::id::AttemptId;
+use hone_proto::identity::{Connector, ControllerAddress, Plane};
+use hone_proto::telemetry;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::Instrument as _;
+
+use crate::config::Policy;
+use crate::core::input::StepError;
+use crate::core::{Effect, Input};
+use crate::driver::Handle;
+use crate::layout::Layout;
+use crate::runtime::docker::Docker;
+use crate::runtime::{ContainerId, Runtime as _, RuntimeError, Signal};
+use crate::watch::Watcher;
+
+/// Effects that run at the same time. The rest waits its turn; a node carries few attempts.
+const AT_ONCE: usize = 64;
+
+/// Tries of one transfer in a row, before the reconciler is told; it asks again later.
+const TRANSFER_TRIES: u32 = 5;
+
+/// What effects need.
+pub struct Performer {
+    /// The container engine.
+    pub runtime: Docker,
+    /// Where things lie.
+    pub layout: Layout,
+    /// The machine owner's word.
+    pub policy: Policy,
+    /// The reconciler.
+    pub driver: Handle,
+    /// Reads what trainers leave.
+    pub watcher: Watcher,
+    /// Makes connections to the controller.
+    pub connector: Connector,
+    /// Where it is.
+    pub controller: ControllerAddress,
+}
+
+impl Performer {
+    /// Performs effects until the driver ends. Within a `LocalSet`: the agent has one thread for all of this.
+    pub async fn run(self: Arc<Self>, mut effects: mpsc::Receiver<Effect>) {
+        let mut running = JoinSet::new();
+        while let Some(effect) = effects.recv().await {
+            while running.len() >= AT_ONCE {
+                running.join_next().await;
+            }
+            while running.try_join_next().is_some() {}
+            let me = Arc::clone(&self);
+            running.spawn_local(async move { me.perform(effect).await });
+        }
+    }
+
+    async fn perform(&self, effect: Effect) {
+        let answer = match effect {
+            Effect::Keep | Effect::Report(_) => None,
+            Effect::Stage(assignment, _) => {
+                let attempt = assignment.attempt;
+                let span = tracing::info_span!("stage", %attempt);
+                telemetry::continue_trace(&span, &assignment.traceparent);
+                let result = self.stage(&assignment).instrument(span).await;
+                log_step("staging", attempt, &result);
+                Some(Input::Staged { attempt, result })
+            }
+            Effect::Launch(assignment, place) => {
+                let attempt = assignment.attempt;
+                let span = tracing::info_span!("launch", %attempt);
+                telemetry::continue_trace(&span, &assignment.traceparent);
+                let result = self.launch(&assignment, place).instrument(span).await;
+                log_step("launch", attempt, &result);
+                Some(Input::Launched { attempt, result })
+            }
+            Effect::AskToStop { attempt, container } => {
+                self.ask(attempt, "stop", &container, Signal::Term).await;
+                None
+            }
+            Effect::AskToSave { attempt, container } => {
+                self.ask(attempt, "checkpoint", &container, Signal::Usr1).await;
+                None
+            }
+            Effect::Kill { container } => {
+                self.signal(&container, Signal::Kill).await;
+                None
+            }
+            Effect::Drain(attempt) => {
+                // Answered by the watcher, which reads to the end first.
+                self.watcher.drain(attempt);
+                None
+            }
+            Effect::Upload(attempt, upload) => Some(self.upload(attempt, upload).await),
+            Effect::Discard { attempt, path } => {
+                self.discard(attempt, &path).await;
+                None
+            }
+            Effect::Remove { attempt, container } => {
+                let done = self.remove(attempt, container).await;
+                Some(Input::Removed { attempt, done })
+            }
+            Effect::Sweep { container } => {
+                self.sweep(&container).await;
+                Some(Input::Swept { container })
+            }
+        };
+        if let Some(input) = answer {
+            // An agent that is ending asks for it again when it starts.
+            let _ = self.driver.tell(input).await;
+        }
+    }
+
+    /// Control file first: a trainer that is deaf to signals still looks there.
+    async fn ask(&self, attempt: AttemptId, file: &str, container: &str, signal: Signal) {
+        let path = self.layout.attempt(attempt).control().join(file);
+        if let Err(error) = tokio::fs::write(&path, b"").await {
+            tracing::warn!(%attempt, path = %path.display(), "control file not written: {error}");
+        }
+        self.signal(container, signal).await;
+    }
+
+    async fn signal(&self, container: &str, signal: Signal) {
+        let id = ContainerId::new(container.to_owned());
+        if let Err(error) = self.runtime.signal(&id, signal).await {
+            tracing::warn!(container = %id, signal = signal.name(), "not delivered: {error}");
+        }
+    }
+
+    /// Bulk data on behalf of an attempt, over a connection of its own.
+    fn bulk(&self, attempt: AttemptId) -> Result<Client, StepError> {
+        let channel = self
+            .connector
+            .channel(&self.controller, Plane::Bulk)
+            .map_err(|error| later("controller_unreachable", &error))?;
+        let retry = Retry::tries(TRANSFER_TRIES);
+        let client = Client::new(channel, Scope::Attempt(attempt), retry);
+        Ok(client.with_metadata(Arc::new(telemetry::inject)))
+    }
+}
+
+fn log_step<T>(what: &str, attempt: AttemptId, result: &Result<T, StepError>) {
+    match result {
+        Ok(_) => tracing::info!(%attempt, "{what} is done"),
+        Err(error) => {
+            tracing::warn!(%attempt, cause = error.cause, retryable = error.retryable, "{what} failed: {}", error.message);
+        }
+    }
+}
+
+/// All of an error's chain in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// It may work later; after enough tries another node may have more luck.
+fn later(cause: &str, error: &dyn std::error::Error) -> StepError {
+    StepError { retryable: true, cause: cause.to_owned(), message: chain(error), elsewhere: true }
+}
+
+/// It never will, here or elsewhere.
+fn never(cause: &str, message: String) -> StepError {
+    StepError { retryable: false, cause: cause.to_owned(), message, elsewhere: false }
+}
+
+/// It never will here; another node may take it.
+fn not_here(cause: &str, message: String) -> StepError {
+    StepError { retryable: false, cause: cause.to_owned(), message, elsewhere: true }
+}
+
+fn of_file(path: &Path) -> impl FnOnce(std::io::Error) -> StepError + '_ {
+    move |error| {
+        let full = error.kind() == std::io::ErrorKind::StorageFull;
+        let cause = if full { "disk_full" } else { "local_file" };
+        StepError {
+            retryable: !full,
+            cause: cause.to_owned(),
+            message: format!("{}: {error}", path.display()),
+            elsewhere: true,
+        }
+    }
+}
+
+fn of_runtime(error: &RuntimeError) -> StepError {
+    let message = match error.hint() {
+        Some(hint) => format!("{}; {hint}", chain(error)),
+        None => chain(error),
+    };
+    if error.is_retryable() {
+        StepError {
+            retryable: true,
+            cause: "engine_unavailable".to_owned(),
+            message,
+            elsewhere: true,
+        }
+    } else {
+        not_here("engine_refused", message)
+    }
+}
