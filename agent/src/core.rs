@@ -27,11 +27,15 @@ use std::time::Duration;
 
 use hone_proto::assignment::{DesiredSet, Intent};
 use hone_proto::event::{Payload, Phase};
-use hone_proto::id::{AttemptId, Generation};
-use hone_proto::time::Now;
+use hone_proto::id::{AttemptId, BootId, Generation};
+use hone_proto::time::{BootNanos, Now};
 
 pub use self::input::{Effect, Input, Seen, SeenState, Upload};
 use self::state::{AgentState, AttemptRecord, Stage};
+
+/// The time of the last heartbeat is kept whenever it has moved by this part of the shortest wait: often enough that a
+/// restart costs little patience, seldom enough that an idle agent hardly writes.
+const KEEP_HEARD: u32 = 10;
 
 /// Bounds and periods of the reconciler.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,8 +71,10 @@ pub struct Agent {
     busy: BTreeSet<(AttemptId, Busy)>,
     /// Containers that are being removed although nothing is known of them.
     sweeping: BTreeSet<String>,
-    /// Containers as last seen.
-    seen: Vec<Seen>,
+    /// Whether this life has seen the engine's list: before that, what is kept may be behind what runs.
+    looked: bool,
+    /// The value of `last_heard` that is kept.
+    heard_kept: Option<BootNanos>,
     changed: bool,
     out: Vec<Effect>,
 }
@@ -78,22 +84,26 @@ pub struct Agent {
 enum Busy {
     Staging,
     Launching,
+    /// The trainer was asked to stop in this life of the agent.
+    Stopping,
     Draining,
     Uploading,
     Removing,
 }
 
 impl Agent {
-    /// Goes on from what was kept.
+    /// Goes on from what was kept, in this boot of the machine.
     #[must_use]
-    pub fn new(settings: Settings, state: AgentState) -> Self {
+    pub fn new(settings: Settings, mut state: AgentState, boot: BootId) -> Self {
+        let changed = state.begin_boot(boot);
         Self {
             settings,
+            heard_kept: state.last_heard,
             state,
             busy: BTreeSet::new(),
             sweeping: BTreeSet::new(),
-            seen: Vec::new(),
-            changed: false,
+            looked: false,
+            changed,
             out: Vec::new(),
         }
     }
@@ -117,21 +127,22 @@ impl Agent {
     pub fn handle(&mut self, now: Now, input: Input) -> Vec<Effect> {
         match input {
             Input::Tick => {}
-            Input::Heard { sent } => self.state.last_heard = Some(sent),
+            Input::Heard { sent } => self.on_heard(sent),
             Input::Desired(set) => self.on_desired(set),
-            Input::Observed { containers, asked } => self.on_observed(now, containers, asked),
+            Input::Observed { containers, asked } => self.on_observed(now, &containers, asked),
             Input::Staged { attempt, result } => {
                 self.busy.remove(&(attempt, Busy::Staging));
-                self.on_step(now, attempt, result, |record, ()| record.stage = Stage::Staged);
+                self.on_step(now, attempt, Stage::Staging, result, |record, ()| {
+                    record.stage = Stage::Staged;
+                });
             }
             Input::Launched { attempt, result } => {
                 self.busy.remove(&(attempt, Busy::Launching));
-                self.on_step(now, attempt, result, |record, container| {
+                self.on_step(now, attempt, Stage::Staged, result, |record, container| {
                     record.container = Some(container);
                     record.launched = Some(now);
                     record.stage = Stage::Running;
                 });
-                self.report_phase(attempt, Phase::Running, String::new());
             }
             Input::Progress { attempt, step, checkpoints } => {
                 self.on_progress(attempt, step, checkpoints);
@@ -146,9 +157,7 @@ impl Agent {
             }
             Input::Removed { attempt, done } => {
                 self.busy.remove(&(attempt, Busy::Removing));
-                if done {
-                    self.changed |= self.state.attempts.remove(&attempt).is_some();
-                }
+                self.on_removed(now, attempt, done);
             }
             Input::Swept { container } => {
                 self.sweeping.remove(&container);
@@ -161,15 +170,27 @@ impl Agent {
     fn finish(&mut self) -> Vec<Effect> {
         let mut effects = std::mem::take(&mut self.out);
         if std::mem::take(&mut self.changed) {
+            self.heard_kept = self.state.last_heard;
             effects.insert(0, Effect::Keep);
         }
         effects
     }
 
+    fn on_heard(&mut self, sent: BootNanos) {
+        self.state.last_heard = self.state.last_heard.max(Some(sent));
+        // Kept now and then, so that an agent that starts again does not take an old value for a long silence.
+        let waits = self.state.attempts.values().filter_map(|r| r.assignment.disconnect_wait);
+        if let Some(shortest) = waits.min() {
+            let kept = self.heard_kept.unwrap_or_default();
+            self.changed |= sent.since(kept) > shortest / KEEP_HEARD;
+        }
+    }
+
     fn on_desired(&mut self, set: DesiredSet) {
-        // A controller of an older life, or a set that was overtaken on the way, is not obeyed.
+        // A controller of an older life, or a set that was overtaken on the way, is not obeyed. The set that is worked
+        // on already says nothing new; taking it again could bring back an attempt that was fenced and removed.
         let known = (self.state.generation, self.state.revision);
-        if (set.generation, set.revision) < known {
+        if (set.generation, set.revision) <= known {
             return;
         }
         self.state.generation = set.generation;
@@ -191,15 +212,17 @@ impl Agent {
         self.changed = true;
     }
 
-    fn on_observed(&mut self, now: Now, containers: Vec<Seen>, asked: hone_proto::time::BootNanos) {
-        self.seen = containers;
+    fn on_observed(&mut self, now: Now, seen: &[Seen], asked: BootNanos) {
+        self.looked = true;
         for (id, record) in &mut self.state.attempts {
-            let container = self.seen.iter().find(|c| c.attempt == Some(*id));
+            let mut its = seen.iter().filter(|c| c.attempt == Some(*id));
+            let container = match &record.container {
+                Some(known) => its.find(|c| c.id == *known),
+                None => its.find(|c| c.state != SeenState::Created),
+            };
             match (record.stage, container) {
                 // The launch may have happened although its answer was lost: adopt it.
-                (Stage::Staged, Some(Seen { id: container, state, .. }))
-                    if !matches!(state, SeenState::Created) =>
-                {
+                (Stage::Staged, Some(Seen { id: container, .. })) => {
                     record.container = Some(container.clone());
                     record.launched = Some(now);
                     record.stage = Stage::Running;
@@ -221,18 +244,24 @@ impl Agent {
                 _ => {}
             }
         }
+        self.sweep(seen);
     }
 
-    /// The result of a step that may be tried again.
+    /// The result of a step that may be tried again. It counts only where the attempt still waits for it: a launch
+    /// whose answer came late may have been adopted, and what was stopped stays stopped.
     fn on_step<T>(
         &mut self,
         now: Now,
         attempt: AttemptId,
+        at: Stage,
         result: Result<T, input::StepError>,
         done: impl FnOnce(&mut AttemptRecord, T),
     ) {
         let settings = self.settings.clone();
         let Some(record) = self.state.attempts.get_mut(&attempt) else { return };
+        if record.stage != at {
+            return;
+        }
         self.changed = true;
         match result {
             Ok(value) => {
@@ -249,6 +278,19 @@ impl Agent {
                     self.conclude(attempt, outcome);
                 }
             }
+        }
+    }
+
+    fn on_removed(&mut self, now: Now, attempt: AttemptId, done: bool) {
+        if done {
+            self.busy.retain(|(id, _)| *id != attempt);
+            self.changed |= self.state.attempts.remove(&attempt).is_some();
+        } else if let Some(record) = self.state.attempts.get_mut(&attempt) {
+            // An engine that is down would otherwise be asked again at once, for ever.
+            record.tries = record.tries.saturating_add(1);
+            let pause = self.settings.pause.saturating_mul(1 << record.tries.min(10));
+            record.not_before = Some(now.boot.plus(pause.min(self.settings.pause_cap)));
+            self.changed = true;
         }
     }
 

@@ -1,12 +1,10 @@
 //! The difference between what is wanted and what is seen.
 
-use std::time::Duration;
-
 use hone_proto::event::Phase;
 use hone_proto::id::AttemptId;
 use hone_proto::time::Now;
 
-use super::input::{Effect, SeenState};
+use super::input::{Effect, Seen, SeenState};
 use super::state::{Stage, Stopping};
 use super::{Agent, Busy, outcome, stop_wish};
 
@@ -16,7 +14,7 @@ impl Agent {
         for id in self.held() {
             let Some(record) = self.state.attempts.get(&id) else { continue };
             if !record.wanted || record.fenced && record.stage != Stage::Ended {
-                self.let_go(id);
+                self.let_go(now, id);
                 continue;
             }
             match record.stage {
@@ -31,7 +29,6 @@ impl Agent {
                 Stage::Ended => {}
             }
         }
-        self.sweep();
     }
 
     /// Emits an effect unless it is under way already.
@@ -49,10 +46,13 @@ impl Agent {
     }
 
     /// The controller names the attempt no more, or a later one exists: nothing of it counts.
-    fn let_go(&mut self, id: AttemptId) {
+    fn let_go(&mut self, now: Now, id: AttemptId) {
         // Staging and uploads end by themselves; removing their files under them would only make noise.
         let under_way = [Busy::Staging, Busy::Launching, Busy::Draining, Busy::Uploading];
         if under_way.iter().any(|busy| self.busy.contains(&(id, *busy))) {
+            return;
+        }
+        if self.waits(now, id) {
             return;
         }
         self.once(id, Busy::Removing, |record| Effect::Remove {
@@ -61,7 +61,7 @@ impl Agent {
         });
     }
 
-    fn waits(&self, now: Now, id: AttemptId) -> bool {
+    pub(super) fn waits(&self, now: Now, id: AttemptId) -> bool {
         // Boot time starts again with a reboot; a pause from before it is over.
         let record = self.state.attempts.get(&id);
         let until = record.and_then(|record| record.not_before);
@@ -94,10 +94,13 @@ impl Agent {
 
     /// What has not started ends at once when a stop is wanted.
     fn stops_before_start(&mut self, id: AttemptId) -> bool {
-        if self.busy.contains(&(id, Busy::Launching)) {
-            return false;
+        let Some(record) = self.state.attempts.get(&id) else { return false };
+        let Some(reason) = stop_wish(record) else { return false };
+        // A launch of this life, or of one before that could not keep its end, may have started the container.
+        let may_run = record.stage == Stage::Staged && !self.looked;
+        if may_run || self.busy.contains(&(id, Busy::Launching)) {
+            return may_run;
         }
-        let Some(reason) = self.state.attempts.get(&id).and_then(stop_wish) else { return false };
         let outcome = outcome::of_stop_before_start(id, reason);
         self.conclude(id, outcome);
         true
@@ -110,13 +113,18 @@ impl Agent {
         if record.stopping.is_none()
             && let Some((why, failure)) = why
         {
-            record.stopping =
-                Some(Stopping { since: now.boot, why: why.clone(), killed: None, failure });
+            record.stopping = Some(Stopping { since: now.boot, why, killed: None, failure });
             self.changed = true;
-            self.out.push(Effect::AskToStop { attempt: id, container });
-            self.report_phase(id, Phase::Stopping, why);
-            return;
         }
+        if let Some(stopping) = &record.stopping {
+            let why = stopping.why.clone();
+            self.report_phase(id, Phase::Stopping, why);
+            let stop = Effect::AskToStop { attempt: id, container: container.clone() };
+            self.once(id, Busy::Stopping, |_| stop);
+        } else {
+            self.report_phase(id, Phase::Running, String::new());
+        }
+        let Some(record) = self.state.attempts.get_mut(&id) else { return };
         let grace = record.assignment.grace;
         let again = self.settings.kill_again;
         if let Some(stopping) = &mut record.stopping {
@@ -144,34 +152,37 @@ impl Agent {
         }
         if let Some(limit) = record.assignment.max_time
             && let Some(launched) = record.launched
-            && now.wall.since(launched.wall) > limit
+            && now.boot.since(launched.boot) > limit
         {
             let hours = limit.as_secs_f64() / 3600.0;
             return Some((format!("it ran for longer than its {hours:.1} hours"), true));
         }
         // The controller will place the job elsewhere at the end of the wait; by then this one must be silent.
         let wait = record.assignment.disconnect_wait?;
-        let heard = self.state.last_heard.or(record.launched.map(|at| at.boot))?;
-        let needed = record.last_save + record.assignment.grace;
-        let patience = wait.checked_sub(needed).unwrap_or(Duration::ZERO);
+        let heard = self.state.last_heard.max(record.launched.map(|at| at.boot))?;
+        let needed = record.last_save.saturating_add(record.assignment.grace);
+        // Never less than half of the wait: a wait that is shorter than a save would end every run at once.
+        let patience = wait.saturating_sub(needed).max(wait / 2);
         (now.boot.since(heard) > patience)
             .then(|| ("the controller has been silent for too long".to_owned(), false))
     }
 
     /// Containers with this agent's labels that no attempt explains. An engine can start one although the call to
     /// create it failed.
-    fn sweep(&mut self) {
-        let unknown: Vec<_> = self
-            .seen
+    pub(super) fn sweep(&mut self, seen: &[Seen]) {
+        let unknown: Vec<_> = seen
             .iter()
             .filter(|container| match container.attempt {
                 None => true,
                 Some(id) => match self.state.attempts.get(&id) {
                     None => true,
-                    // A second container of an attempt that has one.
+                    // A second container of an attempt that has one, or one whose launch was said to have failed.
                     Some(record) => {
-                        record.container.as_ref().is_some_and(|known| *known != container.id)
-                            && !matches!(container.state, SeenState::Created)
+                        let other = match &record.container {
+                            Some(known) => *known != container.id,
+                            None => record.stage == Stage::Ended,
+                        };
+                        other && container.state != SeenState::Created
                     }
                 },
             })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hone_proto::assignment::Assignment;
 use hone_proto::event::Phase;
-use hone_proto::id::{AttemptId, Generation, Revision, Step};
+use hone_proto::id::{AttemptId, BootId, Generation, Revision, Step};
 use hone_proto::time::{BootNanos, Now};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ pub struct AgentState {
     pub generation: Generation,
     /// Revision of the desired set that is worked on.
     pub revision: Revision,
+    /// The boot in which this was kept.
+    #[serde(default)]
+    pub boot: Option<BootId>,
     /// When the newest heartbeat that the controller acknowledged was sent; of this boot only.
     pub last_heard: Option<BootNanos>,
     /// The last uid that was given to an attempt, counted from the start of the range.
@@ -25,6 +28,27 @@ pub struct AgentState {
     /// The attempts held.
     #[serde(with = "by_attempt")]
     pub attempts: BTreeMap<AttemptId, AttemptRecord>,
+}
+
+impl AgentState {
+    /// Forgets what was measured by the clock of another boot. True when it was another.
+    pub(super) fn begin_boot(&mut self, boot: BootId) -> bool {
+        if self.boot.as_ref() == Some(&boot) {
+            return false;
+        }
+        self.boot = Some(boot);
+        self.last_heard = None;
+        for record in self.attempts.values_mut() {
+            record.not_before = None;
+            // Whatever ran has ended with its boot: any list of the engine is newer.
+            record.launched = record.launched.map(|at| Now { boot: BootNanos::default(), ..at });
+            if let Some(stopping) = &mut record.stopping {
+                stopping.since = BootNanos::default();
+                stopping.killed = None;
+            }
+        }
+        true
+    }
 }
 
 /// One attempt as its agent keeps it.
@@ -54,6 +78,9 @@ pub struct AttemptRecord {
     pub found: BTreeMap<Step, String>,
     /// Committed checkpoints that are still on disk.
     pub committed: BTreeMap<Step, String>,
+    /// Checkpoints that the controller will never take.
+    #[serde(default)]
+    pub refused: BTreeSet<Step>,
     /// What was read after the container had ended.
     pub drained: Option<Drained>,
     /// Whether the package is committed.
@@ -87,6 +114,7 @@ impl AttemptRecord {
             step: None,
             found: BTreeMap::new(),
             committed: BTreeMap::new(),
+            refused: BTreeSet::new(),
             drained: None,
             packaged: false,
             fenced: false,
@@ -103,18 +131,24 @@ impl AttemptRecord {
         self.committed.keys().copied().collect()
     }
 
-    /// Remembers complete checkpoints that are new.
-    pub fn add_found(&mut self, checkpoints: Vec<Found>) -> bool {
+    /// Remembers complete checkpoints that are new. Returns those that are of no use any more: a later one is committed,
+    /// or their deletion was lost with a crash.
+    pub fn add_found(&mut self, checkpoints: Vec<Found>) -> (bool, Vec<Found>) {
         let newest = self.committed.keys().next_back().copied();
-        let mut any = false;
+        let (mut any, mut useless) = (false, Vec::new());
         for found in checkpoints {
-            if newest.is_none_or(|step| found.step > step)
-                && self.found.insert(found.step, found.path).is_none()
-            {
+            let known = [&self.found, &self.committed].iter().any(|m| m.contains_key(&found.step));
+            if known || self.refused.contains(&found.step) {
+                continue;
+            }
+            if newest.is_some_and(|step| found.step < step) {
+                useless.push(found);
+            } else {
+                self.found.insert(found.step, found.path);
                 any = true;
             }
         }
-        any
+        (any, useless)
     }
 }
 

@@ -22,7 +22,15 @@ impl Agent {
             record.step = step;
             self.changed = true;
         }
-        self.changed |= record.add_found(checkpoints);
+        let (any, useless) = record.add_found(checkpoints);
+        self.changed |= any;
+        self.discard(id, useless);
+    }
+
+    fn discard(&mut self, attempt: AttemptId, useless: Vec<Found>) {
+        for found in useless {
+            self.out.push(Effect::Discard { attempt, path: found.path });
+        }
     }
 
     pub(super) fn on_drained(&mut self, id: AttemptId, drained: Drained) {
@@ -31,12 +39,13 @@ impl Agent {
             return;
         }
         record.step = record.step.max(drained.step);
-        record.add_found(drained.checkpoints.clone());
+        let (_, useless) = record.add_found(drained.checkpoints.clone());
         record.drained = Some(drained);
         record.stage = Stage::Collecting;
         record.tries = 0;
         record.not_before = None;
         self.changed = true;
+        self.discard(id, useless);
     }
 
     /// Starts the next upload, oldest first: a controller that was out of reach gets them in order.
@@ -45,10 +54,7 @@ impl Agent {
         let Some((step, path)) = record.found.first_key_value() else { return false };
         let found = Found { step: *step, path: path.clone() };
         // A pause delays an upload; it does not end the wait for it.
-        let pauses = record.not_before.is_some_and(|until| {
-            now.boot < until && until.since(now.boot) <= self.settings.pause_cap
-        });
-        if !pauses {
+        if !self.waits(now, id) {
             self.once(id, Busy::Uploading, |_| Effect::Upload(id, Upload::Checkpoint(found)));
         }
         true
@@ -67,10 +73,7 @@ impl Agent {
         {
             let step = record.step.unwrap_or_default();
             let found = Found { step, path: path.clone() };
-            let pauses = record.not_before.is_some_and(|until| {
-                now.boot < until && until.since(now.boot) <= self.settings.pause_cap
-            });
-            if !pauses {
+            if !self.waits(now, id) {
                 self.once(id, Busy::Uploading, |_| Effect::Upload(id, Upload::Package(found)));
             }
             return;
@@ -119,6 +122,7 @@ impl Agent {
                 match upload {
                     Upload::Checkpoint(found) => {
                         record.found.remove(&found.step);
+                        record.refused.insert(found.step);
                     }
                     Upload::Package(_) => {
                         if let Some(drained) = &mut record.drained {
