@@ -70,6 +70,9 @@ pub struct Settings {
     pub retry_cap: Duration,
     /// How long the result of a request is kept.
     pub keep_requests: Duration,
+    /// How long at least, by the clock that nobody sets: a wall clock that jumps a day ahead must not turn a retry into
+    /// a second job.
+    pub keep_requests_at_least: Duration,
     /// Lines of history that are kept.
     pub keep_history: u64,
 }
@@ -84,6 +87,7 @@ impl Default for Settings {
             retry_base: Duration::from_secs(2),
             retry_cap: Duration::from_secs(300),
             keep_requests: Duration::from_secs(24 * 3600),
+            keep_requests_at_least: Duration::from_secs(3600),
             keep_history: 10_000,
         }
     }
@@ -135,6 +139,8 @@ pub struct Fleet {
     history: BTreeMap<u64, FleetEvent>,
     /// When this process was told of time for the first time: leases start there.
     started: Option<BootNanos>,
+    /// When requests were answered in this life, by the clock that nobody sets.
+    answered: BTreeMap<(UserName, RequestId), BootNanos>,
     /// When the controller began to suspect itself.
     suspects_since: Option<BootNanos>,
     dirty: BTreeSet<Key>,
@@ -182,6 +188,7 @@ impl Fleet {
             objects: BTreeMap::new(),
             history: BTreeMap::new(),
             started: None,
+            answered: BTreeMap::new(),
             suspects_since: None,
             dirty: BTreeSet::new(),
             out: Vec::new(),

@@ -28,6 +28,12 @@ impl Fleet {
             self.out.push(Effect::Close(hello.node, hello.session, refusal));
             return;
         }
+        // Sessions are numbered as they open. A Hello that was overtaken by a newer one describes the past.
+        if node.session.is_some_and(|open| open > hello.session) {
+            let refusal = Refusal::new(Reason::Conflict, "a newer session of this node is open");
+            self.out.push(Effect::Close(hello.node, hello.session, refusal));
+            return;
+        }
         if let Some(old) = node.session.replace(hello.session) {
             let refusal =
                 Refusal::new(Reason::Conflict, "a newer session of this node replaced it");
@@ -60,7 +66,7 @@ impl Fleet {
             });
         }
         self.lose_forgotten(now, &hello.node, &hello.attempts);
-        self.let_go(&hello.node, &hello.attempts);
+        self.still_held(&hello.node, &hello.attempts);
         let positions = self.positions(&hello.node);
         let generation = self.meta.generation;
         let welcome = ToAgent::Welcome { generation, positions };
@@ -128,11 +134,30 @@ impl Fleet {
             });
         }
         if changed {
+            self.refresh_disconnect_waits();
             self.schedule(now);
         }
         // The set may have been lost with a broken stream, or changed since.
         if self.nodes.get(&beat.node).is_some_and(|node| node.record.revision != beat.revision) {
             self.send_desired(&beat.node);
+        }
+    }
+
+    /// Given-up attempts that the node still holds: their promises count. Not stored, since the node repeats them; a
+    /// controller that started again would otherwise promise what they occupy.
+    fn still_held(&mut self, id: &NodeId, held: &[AttemptId]) {
+        let lost = |held: &&AttemptId| {
+            self.jobs.get(&held.job).is_some_and(|job| {
+                job.record.attempts.iter().any(|attempt| {
+                    attempt.token == held.token
+                        && attempt.node == *id
+                        && matches!(attempt.state, AttemptState::Lost { .. })
+                })
+            })
+        };
+        let ghosts: BTreeSet<_> = held.iter().filter(lost).copied().collect();
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.ghosts = ghosts;
         }
     }
 
@@ -189,7 +214,7 @@ impl Fleet {
     }
 
     /// `on_disconnect: auto` waits for ever while no other node could hold the job; that changes with the fleet.
-    fn refresh_disconnect_waits(&mut self) {
+    pub(super) fn refresh_disconnect_waits(&mut self) {
         let mut stale = BTreeSet::new();
         let waits: Vec<_> = self
             .jobs

@@ -28,8 +28,10 @@ impl Fleet {
     ) {
         let content = Digest::of(format!("{command:?}").as_bytes());
         let key = (caller.user.clone(), request);
+        // A token's secret is answered once and kept nowhere: a retry makes another, and the first expires unused.
+        let kept = !matches!(command, Command::MakeToken { .. });
         let result = match self.requests.get(&key) {
-            Some(known) if known.content == content || known.job.is_none() => {
+            Some(known) if known.content == content => {
                 Ok(known.job.map_or(Reply::Done, |job| Reply::Job { job, repeated: true }))
             }
             Some(_) => Err(Refusal::new(
@@ -39,6 +41,7 @@ impl Fleet {
             None => self.command(now, caller, command),
         };
         if let Ok(reply) = &result
+            && kept
             && !self.requests.contains_key(&key)
         {
             let job = match reply {
@@ -46,6 +49,7 @@ impl Fleet {
                 Reply::Done | Reply::Spent(_) => None,
             };
             self.dirty.insert(Key::Request(key.0.clone(), key.1.clone()));
+            self.answered.insert(key.clone(), now.boot);
             self.requests.insert(key, RequestRecord { at: now.wall, content, job });
         }
         self.out.push(Effect::Reply(ticket, result));
@@ -214,6 +218,7 @@ impl Fleet {
                 self.stop_current(now, job, StopWhy::Drain);
             }
         }
+        self.refresh_disconnect_waits();
         Ok(Reply::Done)
     }
 
@@ -228,6 +233,7 @@ impl Fleet {
         self.note(now, "node_resumed", Some(caller.user.clone()), |line| {
             line.node = Some(id.clone());
         });
+        self.refresh_disconnect_waits();
         self.schedule(now);
         Ok(Reply::Done)
     }
@@ -246,6 +252,7 @@ impl Fleet {
         }
         self.out.push(Effect::AccessChanged);
         self.lose_all_on(now, id, "its node was revoked");
+        self.refresh_disconnect_waits();
         Ok(Reply::Done)
     }
 

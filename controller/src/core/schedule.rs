@@ -2,7 +2,7 @@
 
 use hone_proto::assignment::Promise;
 use hone_proto::id::{AttemptId, JobId, NodeId, Token};
-use hone_proto::time::Now;
+use hone_proto::time::{Now, WallNanos};
 
 use super::keys::Key;
 use super::record::{AttemptRecord, AttemptState, End, JobRecord, JobState, NodeAdmin, StopWhy};
@@ -150,9 +150,15 @@ impl Fleet {
             .requests
             .iter()
             .filter(|(_, record)| now.wall.since(record.at) > keep)
-            .map(|(key, _)| key.clone())
+            .map(|(key, _)| key)
+            .filter(|key| {
+                let here = self.answered.get(*key).copied().or(self.started);
+                here.is_none_or(|at| now.boot.since(at) > self.settings.keep_requests_at_least)
+            })
+            .cloned()
             .collect();
         for (user, id) in old {
+            self.answered.remove(&(user.clone(), id.clone()));
             self.requests.remove(&(user.clone(), id.clone()));
             self.dirty.insert(Key::Request(user, id));
         }
@@ -160,11 +166,14 @@ impl Fleet {
 
     /// Places what waits, in the order of submission, as far as it fits.
     pub(super) fn schedule(&mut self, now: Now) {
+        // A pause that is longer than any pause was made by a wall clock that has been set back since.
+        let cap = self.settings.retry_cap;
+        let over = |until: WallNanos| until <= now.wall || until.since(now.wall) > cap;
         let waiting: Vec<JobId> = self
             .jobs
             .values()
             .filter(|job| match &job.record.state {
-                JobState::Queued { not_before, .. } => not_before.is_none_or(|t| t <= now.wall),
+                JobState::Queued { not_before, .. } => not_before.is_none_or(over),
                 JobState::Active | JobState::Ended { .. } => false,
             })
             .map(|job| job.record.id)

@@ -483,3 +483,99 @@ fn events_are_applied_once_and_in_order() {
     world.hello(&node, &[attempt]);
     assert_eq!(send(&mut world, &[4, 5]), (1, Some(5)));
 }
+
+#[test]
+fn a_restarted_controller_counts_what_a_returning_node_still_holds() {
+    let mut world = World::new();
+    let first = world.node("n1");
+    let job = world.submit("r1");
+    let (attempt, _) = world.current(job).expect("it is placed");
+    world.pass(Duration::from_secs(31));
+    world.ask("ada", Role::Admin, "l1", Command::Lose(first.clone())).expect("it is silent");
+    world.restart();
+    world.hello(&first, &[attempt]);
+    assert!(world.current(job).is_none(), "the node still runs what was given up");
+    world.beat(&first, &[]);
+    assert!(world.current(job).is_some(), "now it has room");
+}
+
+#[test]
+fn a_hello_that_was_overtaken_by_a_newer_one_loses_nothing() {
+    let mut world = World::new();
+    let node = world.node("n1");
+    let job = world.submit("r1");
+    let (attempt, _) = world.current(job).expect("it is placed");
+    world.report(&node, Payload::Phase { attempt, phase: Phase::Running, detail: String::new() });
+    world.sessions += 1;
+    world.hello(&node, &[attempt]);
+    let newest = world.fleet.nodes[&node].session;
+    world.sessions -= 2;
+    let effects = world.hello(&node, &[]);
+    assert!(matches!(&effects[..], [Effect::Close(..)]), "{effects:?}");
+    assert_eq!(world.current(job).map(|(a, _)| a), Some(attempt));
+    assert_eq!(world.fleet.nodes[&node].session, newest);
+}
+
+#[test]
+fn the_wait_in_force_follows_what_people_decide_about_other_nodes() {
+    let mut world = World::new();
+    world.node("n1");
+    let job = world.submit("r1");
+    let wait = |world: &World| {
+        world.fleet.jobs[&job].record.current().expect("it is placed").disconnect_wait
+    };
+    assert_eq!(wait(&world), None, "no other node could hold it");
+    let other = world.node("n2");
+    let auto = Some(Settings::default().auto_wait);
+    assert_eq!(wait(&world), auto);
+    let drain = Command::Drain { node: other.clone(), stop_jobs: false };
+    world.ask("ada", Role::Admin, "d1", drain).expect("drained");
+    assert_eq!(wait(&world), None);
+    world.ask("ada", Role::Admin, "d2", Command::Resume(other.clone())).expect("resumed");
+    assert_eq!(wait(&world), auto);
+    world.ask("ada", Role::Admin, "d3", Command::RevokeNode(other)).expect("revoked");
+    assert_eq!(wait(&world), None);
+}
+
+#[test]
+fn a_wall_clock_that_is_set_delays_no_retry_and_forgets_no_request() {
+    let mut world = World::new();
+    let node = world.node("n1");
+    world.now.wall = world.now.wall.plus(Duration::from_secs(7 * 24 * 3600));
+    let job = world.submit("r1");
+    let (attempt, _) = world.current(job).expect("it is placed");
+    world.report(&node, outcome(attempt, OutcomeKind::FailedRetryable));
+    world.now.wall = WallNanos::new(1_000_000_000_000);
+    world.pass(Duration::from_secs(1));
+    assert!(world.current(job).is_some(), "the clock was set back by a week");
+    world.now.wall = world.now.wall.plus(Duration::from_secs(30 * 24 * 3600));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.submit("r1"), job, "the clock was set ahead by a month");
+}
+
+#[test]
+fn a_request_id_is_never_answered_for_something_else() {
+    let mut world = World::new();
+    let node = world.node("n1");
+    let drain = |stop_jobs| Command::Drain { node: node.clone(), stop_jobs };
+    world.ask("ada", Role::Admin, "same", drain(false)).expect("drained");
+    assert_eq!(world.ask("ada", Role::Admin, "same", drain(false)), Ok(Reply::Done));
+    let other = world.ask("ada", Role::Admin, "same", drain(true)).expect_err("another wish");
+    assert_eq!(other.reason, Reason::Conflict);
+}
+
+#[test]
+fn a_retried_wish_for_a_token_makes_a_token_that_works() {
+    let mut world = World::new();
+    for public_id in ["first", "second"] {
+        let made = Command::MakeToken {
+            public_id: public_id.to_owned(),
+            hash: "h".to_owned(),
+            purpose: TokenPurpose::Node,
+            role: None,
+            expires: world.now.wall.plus(Duration::from_secs(900)),
+        };
+        world.ask("ada", Role::Admin, "same", made).expect("a token");
+    }
+    world.spend("second", "n1").expect("the one that was answered last works");
+}
