@@ -82,7 +82,7 @@ pub async fn run(
     let connector = Connector::new(newest);
     let spool = Spool::open(&layout.spool(), Bounds::default())?;
     let file = StateFile::new(layout.state());
-    let agent = Agent::new(Settings::default(), file.load()?);
+    let agent = Agent::new(Settings::default(), file.load()?, boot.clone());
     let (driver, handle, effects) =
         Driver::start(agent, spool, file, boot.clone()).map_err(RunError::Start)?;
     let watcher = Watcher::start(layout.clone(), handle.clone()).map_err(RunError::Start)?;
