@@ -51,7 +51,7 @@ pub struct IssuedCertificate {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EnrolRequest {
-    /// The single-use token as printed: "<public id>.<secret>".
+    /// The single-use token as printed: `<public id>.<secret>`.
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
@@ -1263,7 +1263,7 @@ pub struct Image {
 /// A folder or file to stage.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Input {
-    /// "model", or "data/<channel>".
+    /// `model`, or `data/<channel>`.
     #[prost(string, tag = "1")]
     pub channel: ::prost::alloc::string::String,
     /// BLAKE3 of its manifest.
