@@ -3,6 +3,7 @@
 
 #[allow(
     missing_docs,
+    rustdoc::all,
     unreachable_pub,
     unused_qualifications,
     clippy::all,

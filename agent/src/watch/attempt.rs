@@ -105,7 +105,7 @@ impl Reader {
         let key = self.key("metrics");
         let stored = driver.cursors_blocking(vec![(Stream::Series, key.clone())])?;
         let mut cursor: MetricsCursor = decode(stored.into_iter().next().flatten());
-        let before = cursor.clone();
+        let before = cursor;
         let Ok(dir) = Dir::open(&self.dirs.metrics()) else { return Ok((0, false)) };
         let reader = MetricsReader::new(dir, self.id.token.attempt);
         let batch = match reader.poll(&mut cursor) {

@@ -42,7 +42,7 @@ fn names(code: &str, word: &str) -> bool {
         let (before, after) = (&code[..at], &code[at + word.len()..]);
         let starts = word.starts_with(|c: char| c.is_alphanumeric());
         let ends = word.ends_with(|c: char| c.is_alphanumeric());
-        !(starts && part(before.chars().next_back())) && !(ends && part(after.chars().next()))
+        !(starts && part(before.chars().next_back()) || ends && part(after.chars().next()))
     })
 }
 
