@@ -2,8 +2,11 @@
 
 mod certificates;
 mod controllers;
+mod door;
 mod doors;
 mod enrolment;
+mod http2;
+mod ownership;
 mod renewal;
 mod resumption;
 mod roles;

@@ -15,6 +15,7 @@ use hone_tests::controller::{InProcess, fresh_id};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
+use super::ownership::Agent;
 use super::soon;
 
 async fn follow(client: &mut OperatorClient<Channel>) -> Streaming<wire::EventView> {
@@ -89,22 +90,7 @@ async fn revocation_ends_open_streams_at_once() {
     let mut stream = follow(&mut client).await;
     soon("a first event", stream.message()).await.expect("the stream is open");
     let machine = controller.enrolled_node().await.expect("a node");
-    let (say, hearing) = tokio::sync::mpsc::channel(4);
-    let hello = wire::Hello {
-        protocol_min: 1,
-        protocol_max: 1,
-        boot_id: "boot-1".to_owned(),
-        spool_id: "spool-1".to_owned(),
-        inventory: Some(wire::Inventory::default()),
-        allocatable: Some(wire::Allocatable::default()),
-        ..Default::default()
-    };
-    let hello = wire::AgentMessage { message: Some(wire::agent_message::Message::Hello(hello)) };
-    say.send(hello).await.expect("a message");
-    let outgoing = tokio_stream::wrappers::ReceiverStream::new(hearing);
-    let mut link = controller.link(&machine).expect("a client");
-    let mut link = link.attach(outgoing).await.expect("a link").into_inner();
-    soon("Welcome", link.message()).await.expect("the link is open");
+    let Agent { say, mut link } = Agent::attach(&controller, &machine).await;
 
     let mut admin = controller.operator(&controller.admin).expect("a client");
     let began = std::time::Instant::now();
