@@ -176,3 +176,6 @@ fn refused(path: &str, info: Option<&PeerInfo>, refusal: &Refusal) {
         info.hang_up();
     }
 }
+
+#[cfg(test)]
+mod tests;
