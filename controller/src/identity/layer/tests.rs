@@ -36,7 +36,8 @@ fn fed() -> (mpsc::Sender<Bytes>, Body) {
 }
 
 async fn frame(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
-    std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut *body), cx)).await
+    let next = std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut *body), cx));
+    tokio::time::timeout(PATIENCE, next).await.expect("a frame or an end")
 }
 
 fn knowing(nodes: &[&str]) -> Arc<AccessFacts> {
@@ -65,6 +66,9 @@ fn request(certificate: PeerCertificate, body: Body) -> http::Request<Body> {
     request.extensions_mut().insert(PeerInfo::new(Some(Arc::new(certificate)), remote));
     request
 }
+
+/// For what happens at once.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -113,7 +117,8 @@ async fn a_call_that_waits_for_its_handler_ends_too() {
     let service = AccessLayer::new(facts).layer(handler);
     let call = tokio::spawn(service.oneshot(request(certificate(1, HOUR), Body::empty())));
     grant.send_replace(knowing(&[]));
-    let answer = call.await.expect("the call ends").expect("an answer");
+    let call = tokio::time::timeout(PATIENCE, call).await.expect("the call ends in time");
+    let answer = call.expect("the call ends").expect("an answer");
     let status = Status::from_header_map(answer.headers()).expect("a status");
     assert_eq!(Refusal::from(&status).reason, Reason::Revoked);
 }
