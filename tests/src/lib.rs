@@ -1,5 +1,6 @@
 //! What the tests of the whole product share.
 
+pub mod cluster;
 pub mod controller;
 pub mod docker;
 pub mod identities;

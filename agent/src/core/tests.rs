@@ -137,11 +137,11 @@ impl World {
     }
 
     fn outcomes(&self) -> Vec<&Outcome> {
-        let outcomes = self.spool.iter().filter_map(|payload| match payload {
-            Payload::Outcome(outcome) => Some(outcome),
+        let outcome = |payload| match payload {
+            &Payload::Outcome(ref outcome) => Some(outcome),
             _ => None,
-        });
-        outcomes.collect()
+        };
+        self.spool.iter().filter_map(outcome).collect()
     }
 
     /// The only outcome.
