@@ -49,9 +49,9 @@ pub enum EnrolError {
     /// The controller cannot be reached or is another one; it was sent nothing.
     #[error("cannot reach the controller")]
     Connect(#[from] ConnectError),
-    /// The controller refused.
-    #[error("the controller refused: {0}")]
-    Refused(#[source] Refusal),
+    /// The controller refused, or what answers is not the controller: the reason says which.
+    #[error("{0}")]
+    Refused(Refusal),
     /// What came back is not what was asked for.
     #[error("the controller's answer is not usable")]
     Answer(#[source] RenewalError),

@@ -137,11 +137,11 @@ impl World {
     }
 
     fn outcomes(&self) -> Vec<&Outcome> {
-        let outcome = |payload| match payload {
-            &Payload::Outcome(ref outcome) => Some(outcome),
+        let outcomes = self.spool.iter().filter_map(|payload| match payload {
+            Payload::Outcome(outcome) => Some(outcome),
             _ => None,
-        };
-        self.spool.iter().filter_map(outcome).collect()
+        });
+        outcomes.collect()
     }
 
     /// The only outcome.

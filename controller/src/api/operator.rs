@@ -90,7 +90,7 @@ impl OperatorService {
                 Ok::<_, Refusal>((id, view))
             })
             .await??;
-        view.sample = self.fleet.sample(&id);
+        show_sample(&mut view, self.fleet.sample(&id));
         Ok(view)
     }
 
@@ -143,6 +143,13 @@ impl OperatorService {
             control_port: self.facts.control_port.into(),
         }))
     }
+}
+
+/// The newest sample also tells when the node was last seen.
+fn show_sample(node: &mut wire::NodeView, sample: Option<wire::NodeSample>) {
+    let at = sample.as_ref().map(|sample| sample.wall_ns);
+    node.last_seen_wall_ns = node.last_seen_wall_ns.max(at);
+    node.sample = sample;
 }
 
 pub(super) fn internal(error: impl std::error::Error + 'static) -> Refusal {
@@ -309,7 +316,8 @@ impl wire::operator_server::Operator for OperatorService {
             .read(|fleet| fleet.nodes().values().map(|node| views::node(fleet, node)).collect())
             .await?;
         for node in &mut nodes {
-            node.sample = node.id.parse().ok().and_then(|id| self.fleet.sample(&id));
+            let sample = node.id.parse().ok().and_then(|id| self.fleet.sample(&id));
+            show_sample(node, sample);
         }
         Ok(Response::new(wire::ListNodesReply { nodes }))
     }

@@ -180,6 +180,8 @@ fn wall(seconds: i64) -> Result<WallNanos, CertificateProblem> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -190,6 +192,28 @@ mod tests {
         assert_eq!(Fingerprint::of(b"").to_string(), empty);
         for bad in ["", "ab", &"zz".repeat(32), &"+1".repeat(32), &"é".repeat(32)] {
             assert!(bad.parse::<Fingerprint>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_fall(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300),
+            at in any::<prop::sample::Index>(),
+            other in any::<u8>(),
+        ) {
+            let _ = PeerCertificate::read(&bytes);
+            // A real certificate with one byte changed: an error, or a name that is exact.
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let mut params = rcgen::CertificateParams::default();
+            let name = "spiffe://f1/node/n1".try_into().expect("a URI");
+            params.subject_alt_names = vec![rcgen::SanType::URI(name)];
+            let mut der = params.self_signed(&key).expect("a certificate").der().to_vec();
+            let at = at.index(der.len());
+            der[at] = other;
+            if let Ok(read) = PeerCertificate::read(&der) {
+                prop_assert_eq!(read.id.to_string().parse(), Ok(read.id));
+            }
         }
     }
 
