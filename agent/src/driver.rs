@@ -6,7 +6,7 @@
 
 mod outbox;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -222,6 +222,8 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, mut inbox: mpsc::Receiver<Message>) -> Result<(), DriverError> {
+        // Older segments still hold those of attempts that went before the last process ended.
+        self.forget_readers();
         while let Some(first) = inbox.blocking_recv() {
             let mut effects = Vec::new();
             let mut stop = self.take(first, &mut effects)?;
@@ -241,7 +243,13 @@ impl Worker {
     /// Takes one message. True when it is the last.
     fn take(&mut self, message: Message, effects: &mut Vec<Effect>) -> Result<bool, DriverError> {
         match message {
-            Message::Input(input) => effects.extend(self.agent.handle(Now::read(), *input)),
+            Message::Input(input) => {
+                // What a container left counts as read only when what was read of it is durable.
+                if matches!(*input, Input::Drained { .. }) {
+                    self.sync_all()?;
+                }
+                effects.extend(self.agent.handle(Now::read(), *input));
+            }
             Message::Record(record, reply) => {
                 let appended = self.append(record)?;
                 // A reader that went away reads again from the position that the spool holds.
@@ -256,7 +264,7 @@ impl Worker {
             Message::Session(sender, positions) => {
                 for position in &positions {
                     if position.spool == *self.spool.id() {
-                        self.spool.ack(position.stream, position.seq)?;
+                        self.spool.resume(position.stream, position.seq)?;
                     }
                 }
                 self.outbox.attach(sender, positions);
@@ -312,11 +320,9 @@ impl Worker {
         }
         if keep {
             self.file.save(self.agent.state())?;
+            self.forget_readers();
         }
         for effect in rest {
-            if let Effect::Remove { attempt, .. } = &effect {
-                self.spool.forget_cursors(&format!("{}/", layout::name(*attempt)));
-            }
             if self.effects.blocking_send(effect).is_err() {
                 // The process is ending; the effects are asked for again when it starts.
                 break;
@@ -333,6 +339,14 @@ impl Worker {
             changed
         });
         Ok(())
+    }
+
+    /// Positions of attempts that are gone. Not before: a reader without its position would begin anew.
+    fn forget_readers(&mut self) {
+        let held: BTreeSet<_> = self.agent.held().into_iter().map(layout::name).collect();
+        self.spool.retain_cursors(|key| {
+            key.split_once('/').is_some_and(|(attempt, _)| held.contains(attempt))
+        });
     }
 
     fn sync_all(&mut self) -> Result<(), SpoolError> {

@@ -77,6 +77,13 @@ pub enum SpoolError {
     Id(PathBuf),
 }
 
+impl SpoolError {
+    fn is_full_disk(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
 fn io_at<'a>(verb: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> SpoolError + 'a {
     move |source| SpoolError::Io { verb, path: path.to_owned(), source }
 }
@@ -137,8 +144,31 @@ impl Spool {
             }
             lane.drop_oldest(bound.get())?;
         }
-        lane.append(events, cursors)?;
-        Ok(Appended::Accepted)
+        let again = (events.clone(), cursors.clone());
+        match lane.append(events, cursors) {
+            Err(error) if error.is_full_disk() => self.append_on_full_disk(stream, again),
+            done => done.map(|()| Appended::Accepted),
+        }
+    }
+
+    /// Logs and hardware make room for states. What is read from files can wait there; only a state that still finds no
+    /// room is an error.
+    fn append_on_full_disk(
+        &mut self,
+        stream: Stream,
+        (events, cursors): (Vec<wire::Event>, BTreeMap<String, Vec<u8>>),
+    ) -> Result<Appended, SpoolError> {
+        tracing::warn!(
+            stream = stream.name(),
+            "the disk is full: spooled logs and hardware samples are given up"
+        );
+        for given_up in [Stream::Hardware, Stream::Logs] {
+            self.lane(given_up).shed()?;
+        }
+        match self.lane(stream).append(events, cursors) {
+            Err(error) if error.is_full_disk() && stream != Stream::State => Ok(Appended::Full),
+            done => done.map(|()| Appended::Accepted),
+        }
     }
 
     /// Whether a lane takes no more for now.
@@ -154,14 +184,14 @@ impl Spool {
         self.lanes.get(&stream)?.cursor(key)
     }
 
-    /// Forgets the positions of readers whose key starts with `prefix`.
-    pub fn forget_cursors(&mut self, prefix: &str) {
+    /// Forgets the positions of all readers but those whose key is wanted.
+    pub fn retain_cursors(&mut self, wanted: impl Fn(&str) -> bool) {
         for lane in self.lanes.values_mut() {
-            lane.forget_cursors(prefix);
+            lane.retain_cursors(&wanted);
         }
     }
 
-    /// Events after `after`, at most about `bytes` of them. A hole comes as a gap record.
+    /// Synced events after `after`, at most about `bytes` of them. A hole comes as a gap record.
     pub fn read(
         &mut self,
         stream: Stream,
@@ -177,9 +207,30 @@ impl Spool {
         Seq::new(self.lanes.get(&stream).map_or(0, Lane::last))
     }
 
+    /// The newest number that a power cut leaves.
+    #[must_use]
+    pub fn synced(&self, stream: Stream) -> Seq {
+        Seq::new(self.lanes.get(&stream).map_or(0, Lane::synced))
+    }
+
     /// Everything up to `seq` is durable elsewhere.
     pub fn ack(&mut self, stream: Stream, seq: Seq) -> Result<(), SpoolError> {
         self.lane(stream).ack(seq.get())
+    }
+
+    /// So much was durable elsewhere when a session began: never again is one of these numbers given.
+    pub fn resume(&mut self, stream: Stream, seq: Seq) -> Result<(), SpoolError> {
+        let last = self.last(stream);
+        if seq > last {
+            tracing::warn!(
+                stream = stream.name(),
+                %last,
+                at_controller = %seq,
+                "the controller holds events that this disk does not: was it rolled back?"
+            );
+            return self.lane(stream).skip_to(seq.get());
+        }
+        self.ack(stream, seq)
     }
 
     /// Makes what was appended to a lane durable.

@@ -58,7 +58,7 @@ impl Outbox {
         for stream in Stream::ALL {
             loop {
                 let progress = self.streams.entry(stream).or_default();
-                let behind = spool.last(stream).get() > progress.sent;
+                let behind = spool.synced(stream).get() > progress.sent;
                 if !behind || progress.sent.saturating_sub(progress.acked) >= WINDOW {
                     break;
                 }

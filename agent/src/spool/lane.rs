@@ -67,6 +67,8 @@ pub(super) struct Lane {
     cursors: BTreeMap<String, Vec<u8>>,
     bookmark: Bookmark,
     dirty: bool,
+    /// The last event that a power cut leaves: no later one is read out, since whoever receives an event may rely on it.
+    synced: u64,
 }
 
 impl Lane {
@@ -96,6 +98,9 @@ impl Lane {
         };
         let active =
             OpenOptions::new().append(true).open(&newest).map_err(io_at("open", &newest))?;
+        // What the last process wrote may not have been synced by it.
+        active.sync_data().map_err(io_at("sync", &newest))?;
+        let synced = segments.back().map_or(0, |segment| segment.last);
         Ok(Self {
             dir: dir.to_owned(),
             segments,
@@ -104,6 +109,7 @@ impl Lane {
             cursors,
             bookmark: Bookmark::default(),
             dirty: false,
+            synced,
         })
     }
 
@@ -115,12 +121,16 @@ impl Lane {
         self.segments.back().map_or(0, |segment| segment.last)
     }
 
+    pub(super) const fn synced(&self) -> u64 {
+        self.synced
+    }
+
     pub(super) fn cursor(&self, key: &str) -> Option<&[u8]> {
         self.cursors.get(key).map(Vec::as_slice)
     }
 
-    pub(super) fn forget_cursors(&mut self, prefix: &str) {
-        self.cursors.retain(|key, _| !key.starts_with(prefix));
+    pub(super) fn retain_cursors(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.cursors.retain(|key, _| wanted(key));
     }
 
     pub(super) fn append(
@@ -128,7 +138,6 @@ impl Lane {
         events: Vec<wire::Event>,
         cursors: BTreeMap<String, Vec<u8>>,
     ) -> Result<(), SpoolError> {
-        self.cursors.extend(cursors.iter().map(|(key, at)| (key.clone(), at.clone())));
         if self.segments.back().is_some_and(|active| active.bytes >= self.segment_bytes) {
             self.roll()?;
         }
@@ -142,30 +151,57 @@ impl Lane {
             })
             .collect();
         let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
-        self.write(&Frame { first_seq, events, cursors })?;
+        let frame = Frame { first_seq, events, cursors };
+        self.write(&frame)?;
+        // Only now: a position that is kept before its events would lose them in a crash, and a new segment begins with
+        // all positions.
+        self.cursors.extend(frame.cursors);
         if let Some(active) = self.segments.back_mut() {
             active.last = first_seq + count - 1;
         }
         Ok(())
     }
 
+    /// The other side knows more than is here: this disk was rolled back, or lost what it had not synced. Numbers go on
+    /// after what it knows, or new events would be taken for old ones.
+    pub(super) fn skip_to(&mut self, seq: u64) -> Result<(), SpoolError> {
+        if seq <= self.last() {
+            return Ok(());
+        }
+        self.roll_to(seq + 1)?;
+        self.ack(seq)
+    }
+
     /// Closes the active segment and begins the next with a frame of all live positions.
     fn roll(&mut self) -> Result<(), SpoolError> {
+        self.roll_to(self.last() + 1)
+    }
+
+    fn roll_to(&mut self, first: u64) -> Result<(), SpoolError> {
         self.sync()?;
-        let first = self.last() + 1;
         let path = segment_path(&self.dir, first);
         // A crash may have left one without events.
-        self.active = OpenOptions::new()
+        let new = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&path)
             .map_err(io_at("create", &path))?;
-        self.active.set_len(0).map_err(io_at("truncate", &path))?;
-        self.segments.push_back(Segment { path, first, last: first - 1, bytes: 0 });
-        let cursors = self.cursors.clone();
-        self.write(&Frame { first_seq: first, events: Vec::new(), cursors })?;
-        self.sync()?;
-        sync_dir(&self.dir)
+        new.set_len(0).map_err(io_at("truncate", &path))?;
+        let old = std::mem::replace(&mut self.active, new);
+        self.segments.push_back(Segment { path: path.clone(), first, last: first - 1, bytes: 0 });
+        let snapshot =
+            Frame { first_seq: first, events: Vec::new(), cursors: self.cursors.clone() };
+        let begun =
+            self.write(&snapshot).and_then(|()| self.sync()).and_then(|()| sync_dir(&self.dir));
+        if begun.is_err() {
+            // A segment without its positions must not be used: the older ones could go, and with them the positions.
+            self.segments.pop_back();
+            self.active = old;
+            self.dirty = false;
+            // An empty leftover is harmless: it is written over.
+            let _ = fs::remove_file(&path);
+        }
+        begun
     }
 
     fn write(&mut self, frame: &Frame) -> Result<(), SpoolError> {
@@ -191,9 +227,11 @@ impl Lane {
     }
 
     pub(super) fn sync(&mut self) -> Result<(), SpoolError> {
-        if std::mem::take(&mut self.dirty) {
+        if self.dirty {
             self.active.sync_data().map_err(io_at("sync", &self.dir))?;
+            self.dirty = false;
         }
+        self.synced = self.last();
         Ok(())
     }
 
@@ -201,6 +239,14 @@ impl Lane {
     pub(super) fn drop_oldest(&mut self, bound: u64) -> Result<(), SpoolError> {
         let target = bound - bound / 8;
         while self.bytes() >= target && self.segments.len() > 1 {
+            self.remove_front()?;
+        }
+        Ok(())
+    }
+
+    /// Gives up everything but the newest segment: the disk is full.
+    pub(super) fn shed(&mut self) -> Result<(), SpoolError> {
+        while self.segments.len() > 1 {
             self.remove_front()?;
         }
         Ok(())
@@ -247,7 +293,7 @@ impl Lane {
                 bookmark = Bookmark { segment: segment.first, after: last, offset };
                 offset = next;
                 for (encoded, seq) in frame.events.iter().zip(frame.first_seq..) {
-                    if seq <= last {
+                    if seq <= last || seq > self.synced {
                         continue;
                     }
                     let Ok(event) = wire::Event::decode(encoded.as_slice()) else { continue };

@@ -75,6 +75,7 @@ fn a_full_lane_drops_logs_with_a_gap_record_and_never_metrics() {
     for n in 1..=300 {
         spool.append(Stream::Logs, vec![event(n)], BTreeMap::new()).expect("appended");
     }
+    spool.sync(Stream::Logs).expect("synced");
     let read = spool.read(Stream::Logs, Seq::new(0), usize::MAX).expect("read");
     let first = &read[0];
     let Some(Payload::Gap(gap)) = &first.payload else { panic!("{first:?} is no gap") };
@@ -88,6 +89,7 @@ fn a_full_lane_drops_logs_with_a_gap_record_and_never_metrics() {
         taken += 1;
     }
     assert!(spool.is_full(Stream::Series));
+    spool.sync(Stream::Series).expect("synced");
     let kept = spool.read(Stream::Series, Seq::new(0), usize::MAX).expect("read");
     assert_eq!(u64::try_from(kept.len()).expect("a count"), taken);
     spool.ack(Stream::Series, Seq::new(taken)).expect("acknowledged");
@@ -125,6 +127,52 @@ fn a_damaged_segment_in_the_middle_is_a_gap_and_no_more() {
         last = event.seq;
     }
     assert_eq!(last, 60);
+}
+
+#[test]
+fn what_is_not_synced_is_not_told_and_what_the_controller_knows_is_never_numbered_again() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mut spool = Spool::open(scratch.path(), small()).expect("a spool");
+    spool.append(Stream::Series, vec![event(1)], one("a/metrics", 1)).expect("appended");
+    assert!(spool.read(Stream::Series, Seq::new(0), usize::MAX).expect("read").is_empty());
+    spool.sync(Stream::Series).expect("synced");
+    assert_eq!(spool.read(Stream::Series, Seq::new(0), usize::MAX).expect("read").len(), 1);
+    // A disk that was rolled back meets a controller that knows more.
+    spool.resume(Stream::Series, Seq::new(40)).expect("resumed");
+    spool.append(Stream::Series, vec![event(2)], BTreeMap::new()).expect("appended");
+    spool.sync(Stream::Series).expect("synced");
+    let read = spool.read(Stream::Series, Seq::new(40), usize::MAX).expect("read");
+    assert_eq!(read.iter().map(|event| event.seq).collect::<Vec<_>>(), [41]);
+    drop(spool);
+    let spool = Spool::open(scratch.path(), small()).expect("it opens again");
+    assert_eq!(spool.last(Stream::Series), Seq::new(41));
+    assert_eq!(spool.cursor(Stream::Series, "a/metrics"), Some(&b"1"[..]));
+}
+
+#[test]
+fn a_new_segment_never_begins_with_a_position_whose_events_are_not_written() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mut spool = Spool::open(scratch.path(), small()).expect("a spool");
+    for n in 1..=40 {
+        spool.append(Stream::State, vec![event(n)], one("r", n)).expect("appended");
+        // A crash right behind the first frame of the newest segment: nothing of the last append is left.
+        let folder = scratch.path().join("state");
+        let newest = std::fs::read_dir(&folder).expect("a lane");
+        let newest = newest.map(|entry| entry.expect("an entry").path()).max().expect("a segment");
+        let copy = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(copy.path().join("state")).expect("a lane");
+        let whole = std::fs::read(&newest).expect("bytes");
+        let first = 8 + u32::from_le_bytes([whole[0], whole[1], whole[2], whole[3]]) as usize;
+        std::fs::write(
+            copy.path().join("state").join(newest.file_name().expect("a name")),
+            &whole[..first],
+        )
+        .expect("cut");
+        let cut = Spool::open(copy.path(), small()).expect("it opens");
+        let at = cut.cursor(Stream::State, "r").map(<[u8]>::to_vec);
+        let last = cut.last(Stream::State).get();
+        assert_eq!(at, (last > 0).then(|| last.to_string().into_bytes()), "after {n}");
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -176,6 +224,7 @@ proptest! {
                     spool.ack(Stream::State, Seq::new(acked)).expect("acknowledged");
                 }
                 Act::Read(part) => {
+                    spool.sync(Stream::State).expect("synced");
                     let after = acked + (appended - acked) * u64::from(part) / 255;
                     let read = spool.read(Stream::State, Seq::new(after), usize::MAX).expect("read");
                     let texts: Vec<_> = read.iter().map(text).collect();
