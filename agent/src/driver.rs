@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hone_proto::event::{Payload, Position, Stream};
-use hone_proto::id::{AttemptId, BootId, Generation, Revision, SpoolId};
+use hone_proto::id::{AttemptId, BootId, Digest, Generation, ProjectName, Revision, SpoolId};
 use hone_proto::time::Now;
 use hone_proto::wire;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -66,6 +66,10 @@ pub struct View {
     pub revision: Revision,
     /// Attempts held.
     pub held: Vec<AttemptId>,
+    /// Of these, those that the controller still names and that have not ended.
+    pub wanted: BTreeSet<AttemptId>,
+    /// Inputs that the attempts held need.
+    pub inputs: Vec<(AttemptId, ProjectName, Digest)>,
     /// Attempts whose container runs, with its id.
     pub running: Vec<(AttemptId, String)>,
 }
@@ -197,10 +201,22 @@ impl Handle {
 
 fn view(agent: &Agent, spool: &Spool) -> View {
     let running = |(id, record): (&AttemptId, &AttemptRecord)| {
-        let runs = matches!(record.stage, Stage::Running);
+        // What is being removed is read no more: its files go.
+        let runs = record.stage == Stage::Running && record.wanted && !record.fenced;
         record.container.clone().filter(|_| runs).map(|container| (*id, container))
     };
+    let wanted = |(id, record): (&AttemptId, &AttemptRecord)| {
+        let wanted = record.wanted && !record.fenced && record.stage != Stage::Ended;
+        wanted.then_some(*id)
+    };
+    let inputs = |(id, record): (&AttemptId, &AttemptRecord)| {
+        let (id, project) = (*id, record.assignment.project.clone());
+        let inputs = record.assignment.inputs.iter().map(|input| input.manifest);
+        inputs.map(|manifest| (id, project.clone(), manifest)).collect::<Vec<_>>()
+    };
     View {
+        inputs: agent.state().attempts.iter().flat_map(inputs).collect(),
+        wanted: agent.state().attempts.iter().filter_map(wanted).collect(),
         spool: spool.id().clone(),
         generation: agent.generation(),
         revision: agent.state().revision,

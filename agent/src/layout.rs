@@ -5,12 +5,12 @@
 //! | `identity/` | key and certificate |
 //! | `state` | what the reconciler keeps |
 //! | `spool/` | events that are not acknowledged |
-//! | `cache/<manifest>` | staged inputs, shared by the attempts that name them |
+//! | `cache/<project>/<manifest>` | staged inputs, shared by the attempts of one project |
 //! | `attempts/<job>-<generation>-<attempt>/` | one attempt: `spec.json`, `output/`, `metrics/`, `control/`, `cache/`, `resume/` |
 
 use std::path::{Path, PathBuf};
 
-use hone_proto::id::{AttemptId, Digest};
+use hone_proto::id::{AttemptId, Digest, ProjectName};
 
 /// The folders of one agent.
 #[derive(Debug, Clone)]
@@ -45,15 +45,25 @@ impl Layout {
     pub fn state(&self) -> PathBuf {
         self.root.join("state")
     }
+    /// Held by the one agent that runs here.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
     /// Events that are not acknowledged.
     #[must_use]
     pub fn spool(&self) -> PathBuf {
         self.root.join("spool")
     }
-    /// A staged input.
+    /// All staged inputs.
     #[must_use]
-    pub fn cached(&self, manifest: Digest) -> PathBuf {
-        self.root.join("cache").join(manifest.to_string())
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+    /// A staged input of a project.
+    #[must_use]
+    pub fn cached(&self, project: &ProjectName, manifest: Digest) -> PathBuf {
+        self.cache().join(project.as_str()).join(manifest.to_string())
     }
     /// All attempts.
     #[must_use]
@@ -93,6 +103,11 @@ impl AttemptDirs {
     #[must_use]
     pub fn metrics(&self) -> PathBuf {
         self.root.join("metrics")
+    }
+    /// There once the trainer was sent the signal to stop: a second one would mean "at once". Out of its reach.
+    #[must_use]
+    pub fn stop_sent(&self) -> PathBuf {
+        self.root.join("stop-sent")
     }
     /// Where the agent asks for a save or a stop.
     #[must_use]

@@ -190,31 +190,39 @@ impl Link {
                         return Err(Ended::Broken(Refusal::new(Reason::Unavailable, text)));
                     }
                     number += 1;
-                    let beat = self.heartbeat(now, number, &mut told);
+                    let (beat, offer) = self.heartbeat(now, number, &told);
                     let message = wire::AgentMessage { message: Some(ToController::Heartbeat(beat)) };
                     // A stream that is full of events takes the next heartbeat.
                     if sender.try_send(message).is_ok() {
                         sent.insert(number, now.boot);
+                        told = offer;
                     }
                 }
             }
         }
     }
 
-    fn heartbeat(&self, now: Now, number: u64, told: &mut Allocatable) -> wire::Heartbeat {
+    /// A heartbeat, and the offer that the controller knows once it is sent.
+    fn heartbeat(
+        &self,
+        now: Now,
+        number: u64,
+        told: &Allocatable,
+    ) -> (wire::Heartbeat, Allocatable) {
         let machine = self.machine();
         let changed = machine.allocatable != *told;
-        *told = machine.allocatable;
+        let offer = machine.allocatable;
         let view = self.driver.view();
         let view = view.borrow();
-        wire::Heartbeat {
+        let beat = wire::Heartbeat {
             number,
             at: Some(now.into()),
             revision: view.revision.get(),
             sample: machine.sample,
-            allocatable: changed.then(|| told.clone().into()),
+            allocatable: changed.then(|| offer.clone().into()),
             attempts: view.held.iter().copied().map(Into::into).collect(),
-        }
+        };
+        (beat, offer)
     }
 
     async fn take(
@@ -224,10 +232,11 @@ impl Link {
     ) -> Result<(), Ended> {
         let malformed = |error: hone_proto::convert::WireError| Ended::Broken(error.into());
         match message.message {
-            Some(FromController::Desired(set)) => {
-                let set = DesiredSet::try_from(set).map_err(malformed)?;
-                self.driver.tell(Input::Desired(set)).await?;
-            }
+            Some(FromController::Desired(set)) => match DesiredSet::try_from(set) {
+                Ok(set) => self.driver.tell(Input::Desired(set)).await?,
+                // Refused whole; a link that broke for it would only be sent the same again.
+                Err(error) => tracing::error!("a desired set is not understood: {error}"),
+            },
             Some(FromController::Ack(ack)) => {
                 self.driver.acked(Position::try_from(ack).map_err(malformed)?).await?;
             }

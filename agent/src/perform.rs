@@ -1,6 +1,8 @@
 //! Does what the reconciler wants done, each effect in a task of its own, and tells it how that went. Every effect is
 //! safe to repeat: after a crash it is asked for again.
 
+mod cache;
+mod control;
 mod launch;
 mod remove;
 mod save;
@@ -8,6 +10,7 @@ mod stage;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hone_proto::bulk::{Client, Retry, Scope};
 use hone_proto::id::AttemptId;
@@ -17,8 +20,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
+pub use self::cache::{InputCache, KEEP_UNUSED};
 use crate::config::Policy;
-use crate::core::input::StepError;
+use crate::core::input::{StepError, UploadError};
 use crate::core::{Effect, Input};
 use crate::driver::Handle;
 use crate::layout::Layout;
@@ -28,9 +32,6 @@ use crate::watch::Watcher;
 
 /// Effects that run at the same time. The rest waits its turn; a node carries few attempts.
 const AT_ONCE: usize = 64;
-
-/// Tries of one transfer in a row, before the reconciler is told; it asks again later.
-const TRANSFER_TRIES: u32 = 5;
 
 /// What effects need.
 pub struct Performer {
@@ -48,6 +49,10 @@ pub struct Performer {
     pub connector: Connector,
     /// Where it is.
     pub controller: ControllerAddress,
+    /// Inputs that are here.
+    pub cache: InputCache,
+    /// Begins the names of this agent's containers: another agent at the same engine may carry the same attempt number.
+    pub prefix: String,
 }
 
 impl Performer {
@@ -71,7 +76,9 @@ impl Performer {
                 let attempt = assignment.attempt;
                 let span = tracing::info_span!("stage", %attempt);
                 telemetry::continue_trace(&span, &assignment.traceparent);
-                let result = self.stage(&assignment).instrument(span).await;
+                let staged = self.while_wanted(attempt, self.stage(&assignment)).instrument(span);
+                let gone = || Err(later("unwanted", &Unwanted));
+                let result = staged.await.unwrap_or_else(gone);
                 log_step("staging", attempt, &result);
                 Some(Input::Staged { attempt, result })
             }
@@ -84,11 +91,11 @@ impl Performer {
                 Some(Input::Launched { attempt, result })
             }
             Effect::AskToStop { attempt, container } => {
-                self.ask(attempt, "stop", &container, Signal::Term).await;
+                self.ask_to_stop(attempt, &container).await;
                 None
             }
-            Effect::AskToSave { attempt, container } => {
-                self.ask(attempt, "checkpoint", &container, Signal::Usr1).await;
+            Effect::AskToSave { attempt, .. } => {
+                self.ask_to_save(attempt);
                 None
             }
             Effect::Kill { container } => {
@@ -100,7 +107,17 @@ impl Performer {
                 self.watcher.drain(attempt);
                 None
             }
-            Effect::Upload(attempt, upload) => Some(self.upload(attempt, upload).await),
+            Effect::Upload(attempt, upload) => {
+                let answer = self.while_wanted(attempt, self.upload(attempt, upload.clone())).await;
+                let gone = || Err(UploadError::Later(Unwanted.to_string()));
+                let took = Duration::ZERO;
+                Some(answer.unwrap_or_else(|| Input::Uploaded {
+                    attempt,
+                    upload,
+                    took,
+                    result: gone(),
+                }))
+            }
             Effect::Discard { attempt, path } => {
                 self.discard(attempt, &path).await;
                 None
@@ -120,19 +137,20 @@ impl Performer {
         }
     }
 
-    /// Control file first: a trainer that is deaf to signals still looks there.
-    async fn ask(&self, attempt: AttemptId, file: &str, container: &str, signal: Signal) {
-        let path = self.layout.attempt(attempt).control().join(file);
-        if let Err(error) = tokio::fs::write(&path, b"").await {
-            tracing::warn!(%attempt, path = %path.display(), "control file not written: {error}");
-        }
-        self.signal(container, signal).await;
-    }
-
     async fn signal(&self, container: &str, signal: Signal) {
         let id = ContainerId::new(container.to_owned());
         if let Err(error) = self.runtime.signal(&id, signal).await {
             tracing::warn!(container = %id, signal = signal.name(), "not delivered: {error}");
+        }
+    }
+
+    /// Does something until it is done or the attempt is given up: transfers outlast any cut of the link by themselves.
+    async fn while_wanted<T>(&self, id: AttemptId, work: impl Future<Output = T>) -> Option<T> {
+        let mut view = self.driver.view();
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            _ = view.wait_for(|view| !view.wanted.contains(&id)) => None,
         }
     }
 
@@ -142,11 +160,15 @@ impl Performer {
             .connector
             .channel(&self.controller, Plane::Bulk)
             .map_err(|error| later("controller_unreachable", &error))?;
-        let retry = Retry::tries(TRANSFER_TRIES);
-        let client = Client::new(channel, Scope::Attempt(attempt), retry);
+        let client = Client::new(channel, Scope::Attempt(attempt), Retry::forever());
         Ok(client.with_metadata(Arc::new(telemetry::inject)))
     }
 }
+
+/// The controller gave the attempt up while something was done for it.
+#[derive(Debug, thiserror::Error)]
+#[error("it is no longer wanted")]
+struct Unwanted;
 
 fn log_step<T>(what: &str, attempt: AttemptId, result: &Result<T, StepError>) {
     match result {

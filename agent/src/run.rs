@@ -2,6 +2,8 @@
 
 mod machine;
 
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use hone_proto::enrol::ask_renewal;
 use hone_proto::identity::renew::Renewer;
 use hone_proto::identity::{ClientIdentity, Connector, IdentityDir, IdentityError, Peer};
 use hone_proto::time::Now;
+use rustix::fs::FlockOperation;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -19,7 +22,7 @@ use crate::host::HostRoots;
 use crate::inventory::boot_id;
 use crate::layout::Layout;
 use crate::link::{Link, SharedMachine};
-use crate::perform::Performer;
+use crate::perform::{InputCache, KEEP_UNUSED, Performer};
 use crate::runtime::docker::{Docker, DockerConfig};
 use crate::runtime::{ContainerState, Observed, Runtime};
 use crate::spool::{Bounds, Spool, SpoolError};
@@ -29,12 +32,18 @@ use crate::watch::{Traces, Watcher};
 /// How often containers are listed, besides after each event of the engine.
 const LIST_EVERY: Duration = Duration::from_secs(2);
 
+/// So much of the node's random id tells its containers' names from those of other agents at the same engine.
+const NAME_PART: usize = 12;
+
 /// Why the agent cannot run, or no longer does.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// It has not joined, or its identity is damaged.
     #[error("the agent's identity cannot be used")]
     Identity(#[from] IdentityError),
+    /// Another agent uses the folder.
+    #[error("another agent runs in {}", .0.display())]
+    Busy(PathBuf),
     /// The identity is not a node's.
     #[error("the identity in {} is {who}, not a node's", path.display())]
     NotANode {
@@ -68,7 +77,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let layout = Layout::new(state_dir);
-    std::fs::create_dir_all(layout.attempts()).map_err(RunError::Start)?;
+    let _alone = prepare(&layout)?;
     let identity = IdentityDir::new(layout.identity());
     let (credentials, record) = identity.load()?;
     let id = credentials.certificate().id.clone();
@@ -86,6 +95,7 @@ pub async fn run(
     let (driver, handle, effects) =
         Driver::start(agent, spool, file, boot.clone()).map_err(RunError::Start)?;
     let watcher = Watcher::start(layout.clone(), handle.clone()).map_err(RunError::Start)?;
+    let prefix = format!("hone-{}", node.as_str().chars().take(NAME_PART).collect::<String>());
     let docker = Docker::new(DockerConfig {
         socket: config.engine.socket.clone(),
         fleet: id.fleet.clone(),
@@ -101,6 +111,8 @@ pub async fn run(
         watcher: watcher.clone(),
         connector: connector.clone(),
         controller: record.controller.clone(),
+        cache: InputCache::new(layout.clone(), KEEP_UNUSED),
+        prefix,
     };
     let link = Link {
         driver: handle.clone(),
@@ -135,6 +147,20 @@ pub async fn run(
     Ok(stopped?)
 }
 
+/// Makes the folders, private to the agent, and takes them for itself until the file is dropped.
+fn prepare(layout: &Layout) -> Result<File, RunError> {
+    std::fs::create_dir_all(layout.attempts()).map_err(RunError::Start)?;
+    // Containers get their mounts from the engine; nobody else has any business here.
+    let private = Permissions::from_mode(0o700);
+    std::fs::set_permissions(layout.root(), private).map_err(RunError::Start)?;
+    let lock = File::create(layout.lock()).map_err(RunError::Start)?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::Busy(layout.root().to_owned())),
+        Err(errno) => Err(RunError::Start(errno.into())),
+    }
+}
+
 async fn ends(driver: &Driver) {
     let mut look = tokio::time::interval(Duration::from_millis(500));
     while !driver.ended() {
@@ -160,6 +186,7 @@ async fn observe(docker: Docker, driver: Handle, watcher: Watcher) {
                 for seen in &all {
                     note(&watcher, seen);
                 }
+                watcher.listed();
                 let containers = all.into_iter().filter_map(seen).collect();
                 if driver.tell(Input::Observed { containers, asked }).await.is_err() {
                     return;

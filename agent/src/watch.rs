@@ -31,7 +31,10 @@ pub struct Traces {
 struct Wanted {
     traces: BTreeMap<AttemptId, Traces>,
     drain: BTreeSet<AttemptId>,
+    /// Being removed; until they are gone from what the agent holds.
     forget: BTreeSet<AttemptId>,
+    /// The engine has told once which containers there are.
+    listed: bool,
 }
 
 /// Tells the thread what to read.
@@ -58,6 +61,11 @@ impl Watcher {
     /// Where the container of an attempt leaves its traces.
     pub fn found(&self, attempt: AttemptId, traces: Traces) {
         self.with(|wanted| wanted.traces.insert(attempt, traces));
+    }
+
+    /// All containers were told of. Before that an ended one may have a log that nobody knows of.
+    pub fn listed(&self) {
+        self.with(|wanted| wanted.listed = true);
     }
 
     /// Read everything that the ended container left, and tell the driver.
@@ -88,17 +96,22 @@ fn watch(layout: &Layout, driver: &Handle, wanted: &Mutex<Wanted>) {
     // A thread that only this loop parks: time passes, nothing is waited for.
     let pause = || std::thread::park_timeout(EVERY);
     loop {
-        let (traces, drain, forget) = {
+        let (held, live): (BTreeSet<_>, BTreeSet<_>) = {
+            let view = driver.view();
+            let view = view.borrow();
+            (view.held.iter().copied().collect(), view.running.iter().map(|(id, _)| *id).collect())
+        };
+        let (traces, drain, forget, listed) = {
             let mut wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner);
-            let forget = std::mem::take(&mut wanted.forget);
-            (wanted.traces.clone(), wanted.drain.clone(), forget)
+            // A later container of the same attempt cannot be: what is gone is gone.
+            wanted.forget.retain(|id| held.contains(id));
+            let forget = wanted.forget.clone();
+            (wanted.traces.clone(), wanted.drain.clone(), forget, wanted.listed)
         };
         readers.retain(|id, _| !forget.contains(id));
-        let running: Vec<_> = driver.view().borrow().running.clone();
-        let live: BTreeSet<_> = running.iter().map(|(id, _)| *id).collect();
-        for id in live.union(&drain) {
+        for id in live.union(&drain).filter(|id| !forget.contains(id)) {
             let reader = readers.entry(*id).or_insert_with(|| Reader::new(*id, layout));
-            let ends = drain.contains(id);
+            let ends = listed && drain.contains(id);
             match reader.look(driver, traces.get(id), ends) {
                 Ok(Some(drained)) if ends => {
                     readers.remove(id);

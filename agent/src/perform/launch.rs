@@ -5,13 +5,15 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use hone_proto::assignment::{Assignment, Relaxation};
+use hone_proto::id::AttemptId;
 use hone_proto::quantity::Bytes;
 
 use super::{Performer, never, of_file, of_runtime};
 use crate::core::input::StepError;
 use crate::layout::{self, AttemptDirs, Layout};
 use crate::runtime::{
-    ContainerSpec, EnvVar, ImageName, LogLimit, Mount, Network, Runtime as _, Tmpfs, User,
+    ContainerSpec, ContainerState, EnvVar, ImageName, LogLimit, Mount, Network, Observed,
+    Runtime as _, RuntimeError, Tmpfs, User,
 };
 
 /// Processes of one container. A data loader per core and a few helpers each stay far below.
@@ -54,9 +56,27 @@ impl Performer {
         });
         made.await.map_err(|error| never("agent_fault", error.to_string()))??;
         let spec = self.container(assignment, &dirs, uid)?;
-        let id = self.runtime.create(&spec).await.map_err(|e| of_runtime(&e))?;
+        let id = match self.runtime.create(&spec).await {
+            Ok(id) => id,
+            Err(taken @ RuntimeError::NameTaken { .. }) => {
+                return self.adopt(assignment.attempt, &taken).await;
+            }
+            Err(error) => return Err(of_runtime(&error)),
+        };
         self.runtime.start(&id).await.map_err(|e| of_runtime(&e))?;
         Ok(id.as_str().to_owned())
+    }
+
+    /// The name is taken: by this attempt's own container where an earlier answer got lost, with the engine's or with
+    /// the agent's last life.
+    async fn adopt(&self, attempt: AttemptId, taken: &RuntimeError) -> Result<String, StepError> {
+        let all = self.runtime.list().await.map_err(|e| of_runtime(&e))?;
+        let started = |seen: &Observed| {
+            use ContainerState::{Exited, Running};
+            seen.attempt == Some(attempt) && matches!(seen.state, Running { .. } | Exited { .. })
+        };
+        let own = all.into_iter().find(started).map(|own| own.id.as_str().to_owned());
+        own.ok_or_else(|| of_runtime(taken))
     }
 
     fn container(
@@ -76,6 +96,8 @@ impl Performer {
             .iter()
             .map(|gpu| gpu.parse().map_err(|error| never("bad_gpu", format!("{gpu}: {error}"))))
             .collect::<Result<Vec<_>, _>>()?;
+        // Memory file systems count against the container's memory; a small one gets small ones.
+        let quarter = Bytes::new(assignment.promise.ram.get() / 4);
         let egress = assignment.relaxations.contains(&Relaxation::NetworkEgress);
         // A command of the user's own replaces the image's entry point: it is the whole command line.
         let (entrypoint, command) = match assignment.command.split_first() {
@@ -84,7 +106,7 @@ impl Performer {
         };
         Ok(ContainerSpec {
             attempt: assignment.attempt,
-            name: format!("hone-{}", layout::name(assignment.attempt)),
+            name: format!("{}-{}", self.prefix, layout::name(assignment.attempt)),
             image,
             entrypoint,
             command,
@@ -92,13 +114,17 @@ impl Performer {
             user_env: Vec::new(),
             env: environment(assignment),
             mounts: mounts(assignment, dirs, &self.layout),
-            tmpfs: vec![Tmpfs { target: PathBuf::from("/tmp"), size: TMP, exec: false }],
+            tmpfs: vec![Tmpfs {
+                target: PathBuf::from("/tmp"),
+                size: TMP.min(quarter),
+                exec: false,
+            }],
             user: user_of(assignment, uid),
             memory: assignment.promise.ram,
             cpus: assignment.promise.cpu,
             cpuset: None,
             pids: PIDS,
-            shm: assignment.promise.shm.max(LEAST_SHM),
+            shm: assignment.promise.shm.max(LEAST_SHM.min(quarter)),
             open_files: None,
             gpus,
             network: if egress { Network::Bridge } else { Network::None },
@@ -129,6 +155,8 @@ fn make_folders(dirs: &AttemptDirs, owner: u32, spec: &str) -> Result<(), StepEr
     }
     let path = dirs.spec();
     fs::write(&path, spec).map_err(of_file(&path))?;
+    // Whatever the umask: the container's user must read it.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(of_file(&path))?;
     let resume = dirs.resume();
     if resume.exists() {
         give_to(&resume, owner)?;
@@ -167,7 +195,7 @@ fn mounts(assignment: &Assignment, dirs: &AttemptDirs, layout: &Layout) -> Vec<M
     ];
     for input in &assignment.inputs {
         let target = format!("/hone/input/{}", input.channel.path());
-        mounts.push(mount(layout.cached(input.manifest), target, true));
+        mounts.push(mount(layout.cached(&assignment.project, input.manifest), target, true));
     }
     if assignment.resume.is_some() {
         mounts.push(mount(dirs.resume(), "/hone/resume".to_owned(), true));
@@ -178,6 +206,8 @@ fn mounts(assignment: &Assignment, dirs: &AttemptDirs, layout: &Layout) -> Vec<M
 fn environment(assignment: &Assignment) -> Vec<EnvVar> {
     let attempt = assignment.attempt;
     let threads = (assignment.promise.cpu.get() / 1000).max(1).to_string();
+    let gpus = assignment.promise.gpus.len();
+    let devices: Vec<_> = (0..gpus).map(|nth| nth.to_string()).collect();
     let resume = if assignment.resume.is_some() { "/hone/resume" } else { "" };
     let max = assignment.max_time.map(|time| time.as_secs().to_string()).unwrap_or_default();
     let contract = [
@@ -194,7 +224,9 @@ fn environment(assignment: &Assignment) -> Vec<EnvVar> {
         ("HONE_RESUME_FROM", resume.to_owned()),
         ("HONE_GRACE_SECONDS", assignment.grace.as_secs().to_string()),
         ("HONE_MAX_SECONDS", max),
-        ("HONE_GPU_COUNT", assignment.promise.gpus.len().to_string()),
+        ("HONE_GPU_COUNT", gpus.to_string()),
+        ("HONE_GPU_MEM_BYTES", assignment.promise.vram.get().to_string()),
+        ("CUDA_VISIBLE_DEVICES", devices.join(",")),
         ("HOME", "/hone/cache".to_owned()),
         ("HF_HOME", "/hone/cache/huggingface".to_owned()),
         ("XDG_CACHE_HOME", "/hone/cache/xdg".to_owned()),

@@ -1,5 +1,8 @@
 //! Takes things away: an attempt that the controller names no more, and containers of unknown origin.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use hone_proto::id::AttemptId;
 
 use super::Performer;
@@ -29,6 +32,11 @@ impl Performer {
             }
         }
         let dirs = self.layout.attempt(attempt);
+        let (cache, used) = (self.cache.clone(), self.used_inputs(attempt));
+        let tidied = tokio::task::spawn_blocking(move || cache.evict(&used)).await;
+        if let Ok(Err(error)) = tidied {
+            tracing::warn!("the cache of inputs could not be tidied: {error}");
+        }
         match tokio::fs::remove_dir_all(dirs.root()).await {
             Ok(()) => true,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
@@ -37,6 +45,14 @@ impl Performer {
                 false
             }
         }
+    }
+
+    /// Where the inputs of all other attempts lie.
+    fn used_inputs(&self, except: AttemptId) -> BTreeSet<PathBuf> {
+        let view = self.driver.view();
+        let view = view.borrow();
+        let others = view.inputs.iter().filter(|(id, _, _)| *id != except);
+        others.map(|(_, project, manifest)| self.layout.cached(project, *manifest)).collect()
     }
 
     pub(super) async fn sweep(&self, container: &str) {

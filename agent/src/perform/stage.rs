@@ -24,8 +24,7 @@ impl Performer {
         let bulk = self.bulk(assignment.attempt)?;
         self.fetch_image(&bulk, &assignment.image).await?;
         for input in &assignment.inputs {
-            let place = self.layout.cached(input.manifest);
-            fetch(&bulk, input.manifest, &place).await?;
+            self.cache.fetch(&bulk, &assignment.project, input.manifest).await?;
         }
         if let Some(manifest) = assignment.resume {
             fetch(&bulk, manifest, &dirs.resume()).await?;
@@ -74,14 +73,20 @@ async fn fetch(bulk: &Client, manifest: Digest, place: &Path) -> Result<(), Step
     Ok(())
 }
 
-fn of_bulk(error: &BulkError) -> StepError {
+pub(super) fn of_bulk(error: &BulkError) -> StepError {
     if error.is_retryable() {
         return later("controller_unreachable", error);
     }
     match error.refusal().map(|refusal| refusal.reason) {
         Some(Reason::StaleAttempt | Reason::NotOwner) => not_here("fenced", chain(error)),
+        // A certificate may be about to be renewed.
+        Some(Reason::Unauthenticated | Reason::Overloaded) => {
+            later("controller_unreachable", error)
+        }
         Some(Reason::OutOfSpace) => not_here("disk_full", chain(error)),
         Some(_) => never("input_unavailable", chain(error)),
+        // Damaged on the way or on a disk: what does not verify is fetched again.
+        None if matches!(error, BulkError::Corrupt { .. }) => later("input_corrupt", error),
         None => not_here("staging_failed", chain(error)),
     }
 }

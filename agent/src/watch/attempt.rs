@@ -1,6 +1,6 @@
 //! The reader of one attempt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hone_proto::event::{LogRecord, Metrics, Payload, Stream, TrainerStart};
 use hone_proto::id::{AttemptId, Step};
@@ -33,10 +33,17 @@ pub(super) struct Reader {
     dirs: AttemptDirs,
     name: String,
     logs: Option<LogReader>,
+    /// How far the metrics were read; asked of the spool at first.
+    metrics: Option<MetricsCursor>,
     step: Option<Step>,
-    known: usize,
+    /// The step that was told last.
+    told_step: Option<Step>,
+    /// Checkpoints that were told of. Each once: one that cannot be taken must not come again and again.
+    told: BTreeSet<Step>,
     oom_kills: u64,
     quiet: u32,
+    /// The spool had no room in this look.
+    held_up: bool,
 }
 
 impl Reader {
@@ -46,10 +53,13 @@ impl Reader {
             dirs: layout.attempt(id),
             name: layout::name(id),
             logs: None,
+            metrics: None,
             step: None,
-            known: 0,
+            told_step: None,
+            told: BTreeSet::new(),
             oom_kills: 0,
             quiet: 0,
+            held_up: false,
         }
     }
 
@@ -66,6 +76,7 @@ impl Reader {
             self.oom_kills = self.oom_kills.max(reading.oom_kills.unwrap_or(0));
         }
         let mut read = 0;
+        self.held_up = false;
         loop {
             let (now_read, more) = self.read_metrics(driver)?;
             read += now_read;
@@ -82,14 +93,17 @@ impl Reader {
         }
         let checkpoints = self.checkpoints();
         if !ends {
-            if read > 0 || checkpoints.len() != self.known {
-                self.known = checkpoints.len();
+            let mut checkpoints = checkpoints;
+            checkpoints.retain(|found| !self.told.contains(&found.step));
+            if self.step != self.told_step || !checkpoints.is_empty() {
+                self.told.extend(checkpoints.iter().map(|found| found.step));
+                self.told_step = self.step;
                 let (attempt, step) = (self.id, self.step);
                 driver.tell_blocking(Input::Progress { attempt, step, checkpoints })?;
             }
             return Ok(None);
         }
-        self.quiet = if read == 0 { self.quiet + 1 } else { 0 };
+        self.quiet = if read == 0 && !self.held_up { self.quiet + 1 } else { 0 };
         if self.quiet < QUIET_LOOKS {
             return Ok(None);
         }
@@ -103,9 +117,14 @@ impl Reader {
     /// Reads metrics into the spool. The count of records, and whether there is more at once.
     fn read_metrics(&mut self, driver: &Handle) -> Result<(usize, bool), Gone> {
         let key = self.key("metrics");
-        let stored = driver.cursors_blocking(vec![(Stream::Series, key.clone())])?;
-        let mut cursor: MetricsCursor = decode(stored.into_iter().next().flatten());
-        let before = cursor;
+        let before = match self.metrics {
+            Some(cursor) => cursor,
+            None => {
+                let stored = driver.cursors_blocking(vec![(Stream::Series, key.clone())])?;
+                decode(stored.into_iter().next().flatten())
+            }
+        };
+        let mut cursor: MetricsCursor = before;
         let Ok(dir) = Dir::open(&self.dirs.metrics()) else { return Ok((0, false)) };
         let reader = MetricsReader::new(dir, self.id.token.attempt);
         let batch = match reader.poll(&mut cursor) {
@@ -135,15 +154,20 @@ impl Reader {
         let cursors = BTreeMap::from([(key, encode(&cursor))]);
         if events.is_empty() {
             // A position without events goes along with the next ones.
-            return Ok((0, batch.more && cursor != before && read > 0));
+            self.metrics = Some(cursor);
+            return Ok((0, batch.more));
         }
         match driver.record_blocking(Record { events, cursors })? {
             Appended::Accepted => {
+                self.metrics = Some(cursor);
                 self.step = self.step.max(newest);
                 Ok((read, batch.more))
             }
-            // The trainer's own file is the buffer.
-            Appended::Full => Ok((0, false)),
+            // The trainer's own file is the buffer; what waits there was not read to its end.
+            Appended::Full => {
+                self.held_up = true;
+                Ok((0, false))
+            }
         }
     }
 
@@ -233,6 +257,7 @@ impl Reader {
             Appended::Full => {
                 // Begin again from the position that the spool holds.
                 self.logs = None;
+                self.held_up = true;
                 Ok((0, false))
             }
         }
