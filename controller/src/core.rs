@@ -358,6 +358,11 @@ impl Fleet {
     pub const fn objects(&self) -> &BTreeMap<(ProjectName, Digest), ObjectRecord> {
         &self.objects
     }
+    /// Results of requests that are kept.
+    #[must_use]
+    pub const fn requests(&self) -> &BTreeMap<(UserName, RequestId), RequestRecord> {
+        &self.requests
+    }
     /// What happened, oldest first.
     #[must_use]
     pub const fn history(&self) -> &BTreeMap<u64, FleetEvent> {

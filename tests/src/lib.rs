@@ -5,3 +5,4 @@ pub mod controller;
 pub mod docker;
 pub mod identities;
 pub mod registry;
+pub mod sim;
