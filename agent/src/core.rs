@@ -18,6 +18,7 @@ pub mod outcome;
 pub mod state;
 
 mod converge;
+mod disk;
 #[cfg(test)]
 mod tests;
 mod uploads;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use hone_proto::assignment::{DesiredSet, Intent};
 use hone_proto::event::{Payload, Phase};
 use hone_proto::id::{AttemptId, BootId, Generation};
+use hone_proto::quantity::Bytes;
 use hone_proto::time::{BootNanos, Now};
 
 pub use self::input::{Effect, Input, Seen, SeenState, Upload};
@@ -49,6 +51,8 @@ pub struct Settings {
     pub pause_cap: Duration,
     /// From SIGKILL until it is sent again.
     pub kill_again: Duration,
+    /// Free disk below which running attempts stop, whatever they were promised.
+    pub least_free_disk: Bytes,
 }
 
 impl Default for Settings {
@@ -58,6 +62,7 @@ impl Default for Settings {
             pause: Duration::from_secs(1),
             pause_cap: Duration::from_secs(60),
             kill_again: Duration::from_secs(10),
+            least_free_disk: Bytes::gib(1),
         }
     }
 }
@@ -73,6 +78,8 @@ pub struct Agent {
     sweeping: BTreeSet<String>,
     /// Whether this life has seen the engine's list: before that, what is kept may be behind what runs.
     looked: bool,
+    /// The node was revoked: all stops, and nothing begins. Not kept: whoever starts again is told again.
+    dismissed: Option<String>,
     /// The value of `last_heard` that is kept.
     heard_kept: Option<BootNanos>,
     changed: bool,
@@ -103,6 +110,7 @@ impl Agent {
             busy: BTreeSet::new(),
             sweeping: BTreeSet::new(),
             looked: false,
+            dismissed: None,
             changed,
             out: Vec::new(),
         }
@@ -129,6 +137,7 @@ impl Agent {
             Input::Tick => {}
             Input::Heard { sent } => self.on_heard(sent),
             Input::Desired(set) => self.on_desired(set),
+            Input::Dismissed { why } => self.dismissed = Some(why),
             Input::Observed { containers, asked } => self.on_observed(now, &containers, asked),
             Input::Staged { attempt, result } => {
                 self.busy.remove(&(attempt, Busy::Staging));
@@ -147,6 +156,7 @@ impl Agent {
             Input::Progress { attempt, step, checkpoints } => {
                 self.on_progress(attempt, step, checkpoints);
             }
+            Input::Disk { written, free } => self.on_disk(now, &written, free),
             Input::Drained { attempt, drained } => {
                 self.busy.remove(&(attempt, Busy::Draining));
                 self.on_drained(attempt, *drained);
@@ -315,17 +325,17 @@ impl Agent {
         }
     }
 
+    /// Whether a stop is asked for, and why.
+    fn stop_wish<'a>(&'a self, record: &'a AttemptRecord) -> Option<&'a str> {
+        match &record.assignment.intent {
+            Intent::Run => self.dismissed.as_deref(),
+            Intent::Stop { reason } => Some(reason),
+        }
+    }
+
     /// Highest generation ever seen.
     #[must_use]
     pub const fn generation(&self) -> Generation {
         self.state.generation
-    }
-}
-
-/// Whether the assignment asks for a stop, and why.
-fn stop_wish(record: &AttemptRecord) -> Option<&str> {
-    match &record.assignment.intent {
-        Intent::Run => None,
-        Intent::Stop { reason } => Some(reason),
     }
 }

@@ -3,24 +3,30 @@
 //!
 //! Reports go before the state: a crash between the two repeats a report, which the controller tolerates; the other way
 //! round would lose it.
+//!
+//! With a full disk it goes on ([`Room`]): it reports, stops jobs, and takes nothing new. What cannot be made durable is
+//! owed until it can.
 
 mod outbox;
+mod owed;
+mod room;
+mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hone_proto::event::{Payload, Position, Stream};
-use hone_proto::id::{AttemptId, BootId, Digest, Generation, ProjectName, Revision, SpoolId};
+use hone_proto::id::{AttemptId, BootId, Generation, Revision, SpoolId};
+use hone_proto::quantity::Bytes;
 use hone_proto::time::Now;
-use hone_proto::wire;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::outbox::Outbox;
 pub use self::outbox::SessionSender;
+pub use self::room::{Evict, Marks, Needed, Room};
+use self::worker::{Parts, Worker};
 use crate::core::state::{AttemptRecord, Stage};
 use crate::core::{Agent, Effect, Input};
-use crate::layout;
 use crate::spool::{Appended, Spool, SpoolError};
 use crate::state::{StateError, StateFile};
 
@@ -69,9 +75,15 @@ pub struct View {
     /// Of these, those that the controller still names and that have not ended.
     pub wanted: BTreeSet<AttemptId>,
     /// Inputs that the attempts held need.
-    pub inputs: Vec<(AttemptId, ProjectName, Digest)>,
+    pub inputs: Needed,
+    /// What those that may still write were promised of the disk.
+    pub promised: Vec<(AttemptId, Bytes)>,
     /// Attempts whose container runs, with its id.
     pub running: Vec<(AttemptId, String)>,
+    /// Whether any container runs or may be about to.
+    pub at_work: bool,
+    /// The disk is full: nothing new is taken.
+    pub full: bool,
 }
 
 /// How everybody else talks to the driver.
@@ -90,9 +102,26 @@ pub enum DriverError {
     /// The state file.
     #[error("the state cannot be kept")]
     State(#[from] StateError),
+    /// The disk is full, and too much waits for it.
+    #[error("the disk is full, and has been for too long")]
+    NoRoom,
     /// The thread panicked.
     #[error("the driver's thread panicked")]
     Panicked,
+}
+
+impl DriverError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let full = match self {
+            Self::Spool(error) => error.is_full_disk(),
+            Self::State(error) => error.is_full_disk(),
+            Self::NoRoom => true,
+            Self::Panicked => false,
+        };
+        full.then(|| "free disk space below the agent's state directory".to_owned())
+    }
 }
 
 /// The thread.
@@ -108,20 +137,12 @@ impl Driver {
         spool: Spool,
         file: StateFile,
         boot: BootId,
+        room: Room,
     ) -> std::io::Result<(Self, Handle, mpsc::Receiver<Effect>)> {
         let (inbox, messages) = mpsc::channel(INBOX);
         let (effects, perform) = mpsc::channel(EFFECTS);
-        let (show, view) = watch::channel(view(&agent, &spool));
-        let worker = Worker {
-            agent,
-            spool,
-            file,
-            boot,
-            effects,
-            show,
-            outbox: Outbox::default(),
-            synced: Instant::now(),
-        };
+        let (show, view) = watch::channel(view(&agent, &spool, room.is_full()));
+        let worker = Worker::new(Parts { agent, spool, file, boot, effects, show, room });
         let thread = std::thread::Builder::new()
             .name("reconciler".to_owned())
             .spawn(move || worker.run(messages))?;
@@ -199,7 +220,17 @@ impl Handle {
     }
 }
 
-fn view(agent: &Agent, spool: &Spool) -> View {
+/// Inputs that the attempts held need.
+fn inputs(agent: &Agent) -> Needed {
+    let inputs = |(id, record): (&AttemptId, &AttemptRecord)| {
+        let (id, project) = (*id, record.assignment.project.clone());
+        let inputs = record.assignment.inputs.iter().map(|input| input.manifest);
+        inputs.map(|manifest| (id, project.clone(), manifest)).collect::<Vec<_>>()
+    };
+    agent.state().attempts.iter().flat_map(inputs).collect()
+}
+
+fn view(agent: &Agent, spool: &Spool, full: bool) -> View {
     let running = |(id, record): (&AttemptId, &AttemptRecord)| {
         // What is being removed is read no more: its files go.
         let runs = record.stage == Stage::Running && record.wanted && !record.fenced;
@@ -209,168 +240,22 @@ fn view(agent: &Agent, spool: &Spool) -> View {
         let wanted = record.wanted && !record.fenced && record.stage != Stage::Ended;
         wanted.then_some(*id)
     };
-    let inputs = |(id, record): (&AttemptId, &AttemptRecord)| {
-        let (id, project) = (*id, record.assignment.project.clone());
-        let inputs = record.assignment.inputs.iter().map(|input| input.manifest);
-        inputs.map(|manifest| (id, project.clone(), manifest)).collect::<Vec<_>>()
+    let promised = |(id, record): (&AttemptId, &AttemptRecord)| {
+        let writes = matches!(record.stage, Stage::Staging | Stage::Staged | Stage::Running);
+        writes.then_some((*id, record.assignment.promise.disk))
     };
+    let at_work = |record: &AttemptRecord| matches!(record.stage, Stage::Staged | Stage::Running);
     View {
-        inputs: agent.state().attempts.iter().flat_map(inputs).collect(),
+        at_work: agent.state().attempts.values().any(at_work),
+        full,
+        inputs: inputs(agent),
+        promised: agent.state().attempts.iter().filter_map(promised).collect(),
         wanted: agent.state().attempts.iter().filter_map(wanted).collect(),
         spool: spool.id().clone(),
         generation: agent.generation(),
         revision: agent.state().revision,
         held: agent.held(),
         running: agent.state().attempts.iter().filter_map(running).collect(),
-    }
-}
-
-struct Worker {
-    agent: Agent,
-    spool: Spool,
-    file: StateFile,
-    boot: BootId,
-    effects: mpsc::Sender<Effect>,
-    show: watch::Sender<View>,
-    outbox: Outbox,
-    synced: Instant,
-}
-
-impl Worker {
-    fn run(mut self, mut inbox: mpsc::Receiver<Message>) -> Result<(), DriverError> {
-        // Older segments still hold those of attempts that went before the last process ended.
-        self.forget_readers();
-        while let Some(first) = inbox.blocking_recv() {
-            let mut effects = Vec::new();
-            let mut stop = self.take(first, &mut effects)?;
-            for _ in 1..TURN {
-                let Ok(next) = inbox.try_recv() else { break };
-                stop |= self.take(next, &mut effects)?;
-            }
-            self.perform(effects)?;
-            if stop {
-                self.sync_all()?;
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes one message. True when it is the last.
-    fn take(&mut self, message: Message, effects: &mut Vec<Effect>) -> Result<bool, DriverError> {
-        match message {
-            Message::Input(input) => {
-                // What a container left counts as read only when what was read of it is durable.
-                if matches!(*input, Input::Drained { .. }) {
-                    self.sync_all()?;
-                }
-                effects.extend(self.agent.handle(Now::read(), *input));
-            }
-            Message::Record(record, reply) => {
-                let appended = self.append(record)?;
-                // A reader that went away reads again from the position that the spool holds.
-                let _ = reply.send(appended);
-            }
-            Message::Cursors(wanted, reply) => {
-                let found = wanted
-                    .iter()
-                    .map(|(stream, key)| self.spool.cursor(*stream, key).map(<[u8]>::to_vec));
-                let _ = reply.send(found.collect());
-            }
-            Message::Session(sender, positions) => {
-                for position in &positions {
-                    if position.spool == *self.spool.id() {
-                        self.spool.resume(position.stream, position.seq)?;
-                    }
-                }
-                self.outbox.attach(sender, positions);
-            }
-            Message::Acked(position) => {
-                if position.spool == *self.spool.id() {
-                    self.spool.ack(position.stream, position.seq)?;
-                    self.outbox.acked(&position);
-                }
-            }
-            Message::Stop => return Ok(true),
-        }
-        Ok(false)
-    }
-
-    /// All events of a record are of one stream.
-    fn append(&mut self, record: Record) -> Result<Appended, SpoolError> {
-        let stream = record.events.first().map_or(Stream::Series, |(_, event)| event.stream());
-        let events = record.events.into_iter().map(|(at, payload)| self.event(at, payload));
-        let events = events.collect();
-        self.spool.append(stream, events, record.cursors)
-    }
-
-    fn event(&self, at: Now, payload: Payload) -> wire::Event {
-        wire::Event {
-            seq: 0,
-            at: Some(at.into()),
-            boot_id: self.boot.to_string(),
-            payload: Some(payload.into()),
-        }
-    }
-
-    /// Reports, state, and then the rest.
-    fn perform(&mut self, effects: Vec<Effect>) -> Result<(), DriverError> {
-        let mut keep = false;
-        let mut rest = Vec::new();
-        let mut by_stream: BTreeMap<Stream, Vec<wire::Event>> = BTreeMap::new();
-        for effect in effects {
-            match effect {
-                Effect::Keep => keep = true,
-                Effect::Report(payload) => {
-                    let stream = payload.stream();
-                    let event = self.event(Now::read(), payload);
-                    by_stream.entry(stream).or_default().push(event);
-                }
-                other => rest.push(other),
-            }
-        }
-        for (stream, events) in by_stream {
-            // Bounds are for readers; what the reconciler itself says is little and must not be lost.
-            self.spool.append(stream, events, BTreeMap::new())?;
-            self.spool.sync(stream)?;
-        }
-        if keep {
-            self.file.save(self.agent.state())?;
-            self.forget_readers();
-        }
-        for effect in rest {
-            if self.effects.blocking_send(effect).is_err() {
-                // The process is ending; the effects are asked for again when it starts.
-                break;
-            }
-        }
-        if self.synced.elapsed() >= TICK {
-            self.sync_all()?;
-        }
-        self.outbox.push(&mut self.spool)?;
-        let seen = view(&self.agent, &self.spool);
-        self.show.send_if_modified(|shown| {
-            let changed = *shown != seen;
-            *shown = seen;
-            changed
-        });
-        Ok(())
-    }
-
-    /// Positions of attempts that are gone. Not before: a reader without its position would begin anew.
-    fn forget_readers(&mut self) {
-        let held: BTreeSet<_> = self.agent.held().into_iter().map(layout::name).collect();
-        self.spool.retain_cursors(|key| {
-            key.split_once('/').is_some_and(|(attempt, _)| held.contains(attempt))
-        });
-    }
-
-    fn sync_all(&mut self) -> Result<(), SpoolError> {
-        self.synced = Instant::now();
-        for stream in Stream::ALL {
-            self.spool.sync(stream)?;
-        }
-        Ok(())
     }
 }
 
@@ -385,3 +270,6 @@ pub async fn tick(handle: Handle) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,10 +5,10 @@ mod disk_speed;
 mod host;
 pub(crate) mod mounts;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hone_proto::id::BootId;
-use hone_proto::inventory::{Disk, EngineFacts, Inventory};
+use hone_proto::inventory::{Disk, DiskSpeed, EngineFacts, Inventory};
 
 pub use disk_speed::{MEASURE_BOUND, MeasureError, measure};
 pub use mounts::MAX_DISKS;
@@ -26,6 +26,9 @@ pub struct Collector {
     gpus: Gpus,
 }
 
+/// How the speed of the state directory's disk is found.
+type Speed = fn(&Path, &str) -> Option<DiskSpeed>;
+
 impl Collector {
     /// A collector for the agent whose state lies in `state_dir`, which must exist for its disk to be measured.
     #[must_use]
@@ -37,6 +40,16 @@ impl Collector {
     /// the disk is measured. Call it away from async tasks.
     #[must_use]
     pub fn collect(&self, engine: &EngineFacts) -> Inventory {
+        self.with(engine, disk_speed::kept_or_measured)
+    }
+
+    /// The same without writing anything: a disk that was not measured yet is not measured now.
+    #[must_use]
+    pub fn look(&self, engine: &EngineFacts) -> Inventory {
+        self.with(engine, disk_speed::kept)
+    }
+
+    fn with(&self, engine: &EngineFacts, speed: Speed) -> Inventory {
         let gpus = self.gpus.inventory();
         let memory = host::memory(&self.roots);
         let name = rustix::system::uname();
@@ -51,7 +64,7 @@ impl Collector {
             cpu: host::cpu(&self.roots),
             ram: memory.total.unwrap_or_default(),
             swap: memory.swap_total.unwrap_or_default(),
-            disks: self.disks(engine),
+            disks: self.disks(engine, speed),
             gpus: gpus.gpus,
             silent_gpus: gpus.silent,
             nvml: gpus.nvml,
@@ -59,7 +72,7 @@ impl Collector {
         }
     }
 
-    fn disks(&self, engine: &EngineFacts) -> Vec<Disk> {
+    fn disks(&self, engine: &EngineFacts, speed: Speed) -> Vec<Disk> {
         let root = &engine.root_dir;
         let held = Held {
             state: Some(self.state_dir.clone()),
@@ -70,10 +83,7 @@ impl Collector {
         let disks = disks.map(|disk| {
             let space = Space::of(&disk.mount);
             Disk {
-                measured: disk
-                    .holds_state
-                    .then(|| disk_speed::kept_or_measured(&self.state_dir, &disk.device))
-                    .flatten(),
+                measured: disk.holds_state.then(|| speed(&self.state_dir, &disk.device)).flatten(),
                 mount: disk.mount.to_string_lossy().into_owned(),
                 device: disk.device,
                 file_system: disk.file_system,

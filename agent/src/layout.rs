@@ -2,11 +2,13 @@
 //!
 //! | path | what |
 //! |---|---|
-//! | `identity/` | key and certificate |
+//! | `identity/` | key and certificate, and the marker of a node that has run |
 //! | `state` | what the reconciler keeps |
+//! | `reserve` | room that is kept for state and spool when the disk is full |
 //! | `spool/` | events that are not acknowledged |
 //! | `cache/<project>/<manifest>` | staged inputs, shared by the attempts of one project |
-//! | `attempts/<job>-<generation>-<attempt>/` | one attempt: `spec.json`, `output/`, `metrics/`, `control/`, `cache/`, `resume/` |
+//! | `former/` | what another node of this machine left, or what was given up as lost |
+//! | `attempts/<job>-<generation>-<attempt>/` | one attempt: `spec.json`, `tool/`, `output/`, `metrics/`, `control/`, `cache/`, `resume/`, `kept/` |
 
 use std::path::{Path, PathBuf};
 
@@ -40,10 +42,25 @@ impl Layout {
     pub fn identity(&self) -> PathBuf {
         self.root.join("identity")
     }
+    /// That this node has run, and with which spool. It shares the identity's fate: who loses both joins again.
+    #[must_use]
+    pub fn marker(&self) -> PathBuf {
+        self.identity().join("instance.toml")
+    }
+    /// What is no longer this node's.
+    #[must_use]
+    pub fn former(&self) -> PathBuf {
+        self.root.join("former")
+    }
     /// What the reconciler keeps.
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.root.join("state")
+    }
+    /// Room for a disk that is full.
+    #[must_use]
+    pub fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
     }
     /// Held by the one agent that runs here.
     #[must_use]
@@ -94,6 +111,11 @@ impl AttemptDirs {
     pub fn spec(&self) -> PathBuf {
         self.root.join("spec.json")
     }
+    /// Configuration that was made for the image's own tool.
+    #[must_use]
+    pub fn tool(&self) -> PathBuf {
+        self.root.join("tool")
+    }
     /// Where the trainer writes checkpoints and its package.
     #[must_use]
     pub fn output(&self) -> PathBuf {
@@ -104,10 +126,27 @@ impl AttemptDirs {
     pub fn metrics(&self) -> PathBuf {
         self.root.join("metrics")
     }
+    /// All folders that the trainer may write to.
+    #[must_use]
+    pub fn writable(&self) -> [PathBuf; 4] {
+        [self.output(), self.metrics(), self.control(), self.cache()]
+    }
     /// There once the trainer was sent the signal to stop: a second one would mean "at once". Out of its reach.
     #[must_use]
     pub fn stop_sent(&self) -> PathBuf {
         self.root.join("stop-sent")
+    }
+    /// Checkpoints and the package of a foreign tool, taken away from it, with hone's manifests. Out of its reach; absent
+    /// where hone's own trainer runs, whose output needs no copy.
+    #[must_use]
+    pub fn kept(&self) -> PathBuf {
+        self.root.join("kept")
+    }
+    /// Where complete checkpoints and the package lie.
+    #[must_use]
+    pub fn saved(&self) -> PathBuf {
+        let kept = self.kept();
+        if kept.is_dir() { kept } else { self.output() }
     }
     /// Where the agent asks for a save or a stop.
     #[must_use]

@@ -68,6 +68,15 @@ pub struct Link {
     pub boot: BootId,
 }
 
+/// How the link ended for good.
+#[derive(Debug)]
+pub enum End {
+    /// The agent shuts down.
+    Shutdown,
+    /// The controller will never talk to this node again.
+    Revoked(Refusal),
+}
+
 /// Why a session ended.
 enum Ended {
     /// The link broke; it is opened again.
@@ -89,13 +98,16 @@ impl From<tonic::Status> for Ended {
 }
 
 impl Link {
-    /// Keeps the link up until the agent shuts down.
-    pub async fn run(self) {
+    /// Keeps the link up until the agent shuts down, or the node is revoked.
+    pub async fn run(self) -> End {
         let mut failures = 0_u32;
         loop {
             let begun = Now::read().boot;
             match self.session().await {
-                Err(Ended::Shutdown) | Ok(()) => return,
+                Err(Ended::Shutdown) | Ok(()) => return End::Shutdown,
+                Err(Ended::Broken(why)) if why.reason == Reason::Revoked => {
+                    return End::Revoked(why);
+                }
                 Err(Ended::Broken(why)) => {
                     let lasted = Now::read().boot.since(begun);
                     failures = if lasted > PAUSE.1 { 0 } else { failures.saturating_add(1) };
@@ -146,6 +158,8 @@ impl Link {
     }
 
     fn hello(&self) -> wire::Hello {
+        // What is said is at least as new as this.
+        let now = Now::read();
         let machine = self.machine();
         let view = self.driver.view().borrow().clone();
         wire::Hello {
@@ -159,6 +173,7 @@ impl Link {
             hostname: machine.inventory.as_ref().map(|i| i.hostname.clone()).unwrap_or_default(),
             inventory: machine.inventory.map(Into::into),
             allocatable: Some(machine.allocatable.into()),
+            at: Some(now.into()),
         }
     }
 
@@ -169,8 +184,9 @@ impl Link {
         incoming: &mut Streaming<wire::ControllerMessage>,
         every: Duration,
     ) -> Result<(), Ended> {
-        let mut clock = tokio::time::interval(every);
-        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let first = tokio::time::Instant::now() + until_beat(Now::read().boot, every);
+        let mut clock = tokio::time::interval_at(first, every);
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut number = 0;
         let mut sent: BTreeMap<u64, BootNanos> = BTreeMap::new();
         let mut told = self.machine().allocatable;
@@ -255,10 +271,62 @@ impl Link {
     }
 }
 
+/// Samples are taken at whole seconds: heartbeats leave half a second later, so that each carries a new one and none is
+/// left out, also when either is a little late.
+fn until_beat(now: BootNanos, every: Duration) -> Duration {
+    const SECOND: u64 = 1_000_000_000;
+    let left = (SECOND + SECOND / 2 - now.get() % SECOND) % SECOND;
+    let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX).max(1);
+    Duration::from_nanos(left % every)
+}
+
 fn pause(failures: u32, reason: Reason) -> Duration {
-    if matches!(reason, Reason::Revoked | Reason::Unauthenticated | Reason::NotPermitted) {
+    // The certificate may be renewed meanwhile, and a node that a restored controller does not know may come back.
+    if matches!(reason, Reason::Unauthenticated | Reason::NotPermitted | Reason::NotFound) {
         return REFUSED_PAUSE;
     }
     let bound = PAUSE.0.saturating_mul(1 << failures.min(10)).min(PAUSE.1);
     bound.mul_f64(rand::random::<f64>()).max(PAUSE.0 / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_network_is_tried_soon_and_ever_less_often() {
+        let longest = |failures| {
+            let pauses = (0..2_000).map(|_| pause(failures, Reason::Unavailable));
+            pauses.max().expect("a pause")
+        };
+        for failures in 0..40 {
+            let bound = PAUSE.0.saturating_mul(1 << failures.min(20)).min(PAUSE.1);
+            let longest = longest(failures);
+            assert!(longest <= bound, "{failures}: {longest:?} is over {bound:?}");
+            assert!(longest > bound / 2, "{failures}: {longest:?} never comes near {bound:?}");
+        }
+        let shortest = (0..2_000).map(|_| pause(0, Reason::Unavailable)).min();
+        assert!(shortest >= Some(PAUSE.0 / 4), "never at once: {shortest:?}");
+    }
+
+    #[test]
+    fn heartbeats_leave_between_two_samples() {
+        let second = Duration::from_secs(1);
+        for ms in [0, 1, 250, 499, 500, 501, 999, 1_234, 86_400_777] {
+            let now = BootNanos::new(ms * 1_000_000);
+            let first = now.plus(until_beat(now, second));
+            assert_eq!(first.get() % 1_000_000_000, 500_000_000, "{ms} ms");
+            assert!(first.since(now) < second);
+            let quick = Duration::from_millis(50);
+            let first = now.plus(until_beat(now, quick));
+            assert!(first.since(now) < quick && first.get().is_multiple_of(50_000_000), "{ms} ms");
+        }
+    }
+
+    #[test]
+    fn a_refused_node_waits_long_from_the_first_time_on() {
+        for reason in [Reason::Unauthenticated, Reason::NotPermitted, Reason::NotFound] {
+            assert_eq!(pause(0, reason), REFUSED_PAUSE, "{reason}");
+        }
+    }
 }

@@ -1,16 +1,20 @@
 //! `hone-agent`: joins a machine to a fleet, and runs its jobs.
 
-use std::io::{IsTerminal as _, Read as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use hone_agent::config::Config;
+use hone_agent::instance::Loss;
 use hone_agent::layout::Layout;
-use hone_agent::run::run;
-use hone_proto::enrol::{Invitation, join};
-use hone_proto::identity::{ControllerAddress, IdentityDir};
+use hone_agent::preview;
+use hone_agent::report::{Missing, Report};
+use hone_agent::run::{Vacant, forgo, run};
+use hone_proto::enrol::Invitation;
+use hone_proto::identity::{ControllerAddress, Fingerprint};
 use hone_proto::{telemetry, wire};
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,13 +51,16 @@ enum Command {
     Join {
         /// The controller's address, and its enrolment port if that is not 7402
         #[arg(long, value_name = "HOST[:PORT]")]
-        controller: String,
+        controller: EnrolsAt,
         /// SHA-256 of the fleet's root certificate
         #[arg(long, value_name = "HEX")]
-        fingerprint: String,
+        fingerprint: Fingerprint,
         /// Read the token from this file instead of standard input
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
+        /// Make another node of a machine that has joined
+        #[arg(long)]
+        again: bool,
     },
     /// Run until SIGTERM; containers go on when the agent stops
     Run {
@@ -61,6 +68,27 @@ enum Command {
         #[arg(long, value_name = "FILE", env = "HONE_AGENT_CONFIG")]
         config: Option<PathBuf>,
     },
+    /// Show what this machine has and would offer; touches nothing, and works before joining
+    Inventory {
+        /// Settings [default: /etc/hone/agent.toml, if it is there]
+        #[arg(long, value_name = "FILE", env = "HONE_AGENT_CONFIG")]
+        config: Option<PathBuf>,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Begin anew after the state or the spool was lost; says what that costs
+    AcceptLoss,
+}
+
+/// For whom something is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum Output {
+    /// For people, in 80 columns
+    #[default]
+    Text,
+    /// For programs
+    Json,
 }
 
 fn main() -> ExitCode {
@@ -75,37 +103,33 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut lines = format!("error: {error}\n");
-            for cause in error.chain().skip(1) {
-                lines.push_str(&format!("  caused by: {cause}\n"));
-            }
-            anstream_stderr(&lines);
-            ExitCode::FAILURE
+            let report = Report::of(&error);
+            anstream_stderr(&report.text);
+            ExitCode::from(report.exit)
         }
     }
 }
 
 /// Talk goes to standard error.
 fn anstream_stderr(text: &str) {
-    use std::io::Write as _;
     // Nobody is left to tell when standard error is gone.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 async fn command(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Command::Join { controller, fingerprint, token_file } => {
+        Command::Join { controller, fingerprint, token_file, again } => {
             let layout = Layout::new(cli.state_dir);
-            let token = read_token(token_file.as_deref())?;
-            let dir = IdentityDir::new(layout.identity());
+            // First of all: a token is asked for only when it can be used.
+            let vacant = Vacant::take(&layout, again).await?;
             let invitation = Invitation {
-                controller: address(&controller)?,
-                root: fingerprint.parse().context("--fingerprint")?,
-                token,
+                controller: controller.0,
+                root: fingerprint,
+                token: read_token(token_file.as_deref())?,
                 kind: wire::EnrolKind::Node,
                 display_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             };
-            let (_, record) = join(&dir, invitation).await?;
+            let record = vacant.join(invitation).await?;
             anstream_stderr(&format!(
                 "joined as {}\nnext: hone-agent run --state-dir {}\n",
                 record.id,
@@ -114,10 +138,9 @@ async fn command(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Run { config } => {
-            let path = config.as_deref().unwrap_or(Path::new(CONFIG));
-            let config = Config::read(path, config.is_some())?;
+            let config = read_config(config.as_deref())?;
             let endpoint = config.telemetry.otlp_endpoint.as_deref();
-            let _telemetry = telemetry::init("hone-agent", endpoint)?;
+            let _telemetry = telemetry::init(telemetry::Service::Agent, endpoint)?;
             let mut terminated = signal(SignalKind::terminate())?;
             let shutdown = async move {
                 tokio::select! {
@@ -128,7 +151,42 @@ async fn command(cli: Cli) -> anyhow::Result<()> {
             run(&config, cli.state_dir, ready, shutdown).await?;
             Ok(())
         }
+        Command::Inventory { config, output } => {
+            let config = read_config(config.as_deref())?;
+            let preview = preview::look(&config, cli.state_dir).await?;
+            let text = match output {
+                Output::Text => preview::render(&preview),
+                Output::Json => serde_json::to_string_pretty(&preview)? + "\n",
+            };
+            // A reader that went away has read enough.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            Ok(())
+        }
+        Command::AcceptLoss => {
+            anstream_stderr(&told(&forgo(cli.state_dir)?));
+            Ok(())
+        }
     }
+}
+
+fn read_config(named: Option<&Path>) -> anyhow::Result<Config> {
+    Ok(Config::read(named.unwrap_or(Path::new(CONFIG)), named.is_some())?)
+}
+
+/// Says what was given up, and what follows.
+fn told(loss: &Loss) -> String {
+    if loss.consequences().is_empty() {
+        return "nothing is lost: `hone-agent run` starts as it is\n".to_owned();
+    }
+    let mut text = String::new();
+    for consequence in loss.consequences() {
+        text.push_str(&format!("accepted: {consequence}\n"));
+    }
+    if let Some(place) = &loss.kept_in {
+        text.push_str(&format!("what could not be used lies in {}\n", place.display()));
+    }
+    text.push_str("next: hone-agent run\n");
+    text
 }
 
 fn ready() {
@@ -138,37 +196,48 @@ fn ready() {
     }
 }
 
-/// The enrolment port follows the two others, as the controller lays them out.
-fn address(text: &str) -> anyhow::Result<ControllerAddress> {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-            (host, port.parse().with_context(|| format!("--controller {text}: the port"))?)
+/// `HOST[:PORT]` of enrolment, whose port follows the two others, as the controller lays them out.
+#[derive(Debug, Clone)]
+struct EnrolsAt(ControllerAddress);
+
+impl FromStr for EnrolsAt {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "use HOST or HOST:PORT, as `hone node token` prints it";
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+                (host, port.parse().map_err(|_| FORM)?)
+            }
+            Some(_) | None => (text, ENROLMENT_PORT),
+        };
+        if host.is_empty() || host.contains('/') || port < 3 {
+            return Err(FORM);
         }
-        Some(_) | None => (text, ENROLMENT_PORT),
-    };
-    if host.is_empty() || port < 3 {
-        bail!("--controller {text}: it must be HOST or HOST:PORT");
+        Ok(Self(ControllerAddress::consecutive(host, port - 2)))
     }
-    Ok(ControllerAddress::consecutive(host, port - 2))
 }
 
 fn read_token(file: Option<&Path>) -> anyhow::Result<SecretString> {
     let mut text = String::new();
     match file {
         Some(path) => {
-            let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-            file.take(MAX_TOKEN).read_to_string(&mut text)?;
+            let opened = std::fs::File::open(path);
+            let read = opened.and_then(|file| file.take(MAX_TOKEN).read_to_string(&mut text));
+            read.with_context(|| format!("cannot read the token from {}", path.display()))?;
         }
         None => {
             let stdin = std::io::stdin();
             if stdin.is_terminal() {
                 anstream_stderr("paste the token and press Enter, then Ctrl-D:\n");
             }
-            stdin.take(MAX_TOKEN).read_to_string(&mut text)?;
+            let read = stdin.take(MAX_TOKEN).read_to_string(&mut text);
+            read.context("cannot read the token from standard input")?;
         }
     }
     if text.trim().is_empty() {
-        bail!("no token was given; `hone node token` prints one");
+        let what = "no token was given";
+        return Err(Missing { what, hint: "run the command that `hone node token` prints" }.into());
     }
     Ok(SecretString::from(text.trim()))
 }

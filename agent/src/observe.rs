@@ -12,7 +12,8 @@ pub mod foreign;
 pub mod gpu;
 mod memory;
 mod network;
-mod text;
+pub(crate) mod text;
+pub mod usage;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -2,12 +2,15 @@
 //! safe to repeat: after a crash it is asked for again.
 
 mod cache;
+mod contract;
 mod control;
 mod launch;
 mod remove;
 mod save;
 mod stage;
+mod tool;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +19,12 @@ use hone_proto::bulk::{Client, Retry, Scope};
 use hone_proto::id::AttemptId;
 use hone_proto::identity::{Connector, ControllerAddress, Plane};
 use hone_proto::telemetry;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 pub use self::cache::{InputCache, KEEP_UNUSED};
+use crate::adapters::versions::Versions;
 use crate::config::Policy;
 use crate::core::input::{StepError, UploadError};
 use crate::core::{Effect, Input};
@@ -53,6 +57,8 @@ pub struct Performer {
     pub cache: InputCache,
     /// Begins the names of this agent's containers: another agent at the same engine may carry the same attempt number.
     pub prefix: String,
+    /// What images hold that were asked.
+    pub versions: Mutex<BTreeMap<String, Versions>>,
 }
 
 impl Performer {
@@ -74,20 +80,18 @@ impl Performer {
             Effect::Keep | Effect::Report(_) => None,
             Effect::Stage(assignment, _) => {
                 let attempt = assignment.attempt;
-                let span = tracing::info_span!("stage", %attempt);
-                telemetry::continue_trace(&span, &assignment.traceparent);
-                let staged = self.while_wanted(attempt, self.stage(&assignment)).instrument(span);
+                let span = traced!("stage", attempt, &assignment.traceparent);
+                let staged = self.while_wanted(attempt, self.stage(&assignment));
                 let gone = || Err(later("unwanted", &Unwanted));
-                let result = staged.await.unwrap_or_else(gone);
-                log_step("staging", attempt, &result);
+                let result = staged.instrument(span.clone()).await.unwrap_or_else(gone);
+                log_step("staging", attempt, &span, &result);
                 Some(Input::Staged { attempt, result })
             }
             Effect::Launch(assignment, place) => {
                 let attempt = assignment.attempt;
-                let span = tracing::info_span!("launch", %attempt);
-                telemetry::continue_trace(&span, &assignment.traceparent);
-                let result = self.launch(&assignment, place).instrument(span).await;
-                log_step("launch", attempt, &result);
+                let span = traced!("launch", attempt, &assignment.traceparent);
+                let result = self.launch(&assignment, place).instrument(span.clone()).await;
+                log_step("launch", attempt, &span, &result);
                 Some(Input::Launched { attempt, result })
             }
             Effect::AskToStop { attempt, container } => {
@@ -107,16 +111,22 @@ impl Performer {
                 self.watcher.drain(attempt);
                 None
             }
-            Effect::Upload(attempt, upload) => {
-                let answer = self.while_wanted(attempt, self.upload(attempt, upload.clone())).await;
+            Effect::Upload { attempt, upload, traceparent } => {
+                let span = traced!("upload", attempt, &traceparent);
+                let work = self.upload(attempt, upload.clone(), &traceparent);
+                let answer = self.while_wanted(attempt, work).instrument(span.clone()).await;
                 let gone = || Err(UploadError::Later(Unwanted.to_string()));
                 let took = Duration::ZERO;
-                Some(answer.unwrap_or_else(|| Input::Uploaded {
+                let answer = answer.unwrap_or_else(|| Input::Uploaded {
                     attempt,
                     upload,
                     took,
                     result: gone(),
-                }))
+                });
+                if !matches!(answer, Input::Uploaded { result: Ok(()), .. }) {
+                    telemetry::failed(&span);
+                }
+                Some(answer)
             }
             Effect::Discard { attempt, path } => {
                 self.discard(attempt, &path).await;
@@ -154,14 +164,15 @@ impl Performer {
         }
     }
 
-    /// Bulk data on behalf of an attempt, over a connection of its own.
-    fn bulk(&self, attempt: AttemptId) -> Result<Client, StepError> {
+    /// Bulk data on behalf of an attempt, over a connection of its own, in the trace that it was given.
+    fn bulk(&self, attempt: AttemptId, traceparent: &str) -> Result<Client, StepError> {
         let channel = self
             .connector
             .channel(&self.controller, Plane::Bulk)
             .map_err(|error| later("controller_unreachable", &error))?;
         let client = Client::new(channel, Scope::Attempt(attempt), Retry::forever());
-        Ok(client.with_metadata(Arc::new(telemetry::inject)))
+        let given = traceparent.to_owned();
+        Ok(client.with_metadata(Arc::new(move |data| telemetry::inject_or(data, &given))))
     }
 }
 
@@ -170,10 +181,22 @@ impl Performer {
 #[error("it is no longer wanted")]
 struct Unwanted;
 
-fn log_step<T>(what: &str, attempt: AttemptId, result: &Result<T, StepError>) {
+/// A span of something done for an attempt, in the trace of the submit.
+macro_rules! traced {
+    ($name:literal, $attempt:expr, $traceparent:expr) => {{
+        let attempt = $attempt;
+        let span = tracing::info_span!($name, %attempt, otel.status_code = tracing::field::Empty);
+        telemetry::continue_trace(&span, $traceparent);
+        span
+    }};
+}
+use traced;
+
+fn log_step<T>(what: &str, attempt: AttemptId, span: &Span, result: &Result<T, StepError>) {
     match result {
         Ok(_) => tracing::info!(%attempt, "{what} is done"),
         Err(error) => {
+            telemetry::failed(span);
             tracing::warn!(%attempt, cause = error.cause, retryable = error.retryable, "{what} failed: {}", error.message);
         }
     }
@@ -204,6 +227,13 @@ fn never(cause: &str, message: String) -> StepError {
 /// It never will here; another node may take it.
 fn not_here(cause: &str, message: String) -> StepError {
     StepError { retryable: false, cause: cause.to_owned(), message, elsewhere: true }
+}
+
+/// The name that an assignment gives its image.
+fn image_name<T: std::str::FromStr<Err: std::fmt::Display>>(
+    reference: &str,
+) -> Result<T, StepError> {
+    reference.parse().map_err(|error| never("bad_image", format!("{reference}: {error}")))
 }
 
 fn of_file(path: &Path) -> impl FnOnce(std::io::Error) -> StepError + '_ {

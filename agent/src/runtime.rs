@@ -26,7 +26,9 @@ mod spec;
 
 pub use error::{Refusal, RuntimeError};
 pub use image::{ImageId, ImageName, ImageNameError};
-pub use spec::{ContainerSpec, EnvVar, LogLimit, Mount, Network, SpecError, Tmpfs, User};
+pub use spec::{
+    ContainerSpec, EnvVar, LogLimit, Mount, Network, SpecError, Tmpfs, User, may_enter,
+};
 
 /// The id that the engine gave to a container.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -23,8 +23,9 @@ use self::lane::Lane;
 /// Bounds of the spool.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// State events; never dropped. 64 MiB: hundreds of thousands of transitions.
-    pub state: Bytes,
+    /// All of it on disk, whatever the lanes may hold by themselves. When it is reached, whole segments of hardware
+    /// samples are dropped, then of logs; when states and metrics alone fill it, nothing more is read from trainers.
+    pub total: Bytes,
     /// Training metrics; never dropped. 256 MiB: weeks of a run that reports each second. When it is full the
     /// trainer's own files are the buffer.
     pub series: Bytes,
@@ -39,7 +40,7 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            state: Bytes::mib(64),
+            total: crate::config::SPOOL,
             series: Bytes::mib(256),
             logs: Bytes::mib(256),
             hardware: Bytes::mib(32),
@@ -51,7 +52,8 @@ impl Default for Bounds {
 impl Bounds {
     const fn of(&self, stream: Stream) -> (Bytes, bool) {
         match stream {
-            Stream::State => (self.state, false),
+            // What the reconciler says is little, and must not be lost.
+            Stream::State => (Bytes::new(u64::MAX), false),
             Stream::Series => (self.series, false),
             Stream::Logs => (self.logs, true),
             Stream::Hardware => (self.hardware, true),
@@ -73,14 +75,16 @@ pub enum SpoolError {
         source: io::Error,
     },
     /// The id of the spool is damaged.
-    #[error("{} is damaged; remove the spool folder to begin a new one, which loses what it holds", .0.display())]
+    #[error("{} is damaged", .0.display())]
     Id(PathBuf),
 }
 
 impl SpoolError {
-    fn is_full_disk(&self) -> bool {
+    /// Whether it failed for want of room.
+    #[must_use]
+    pub fn is_full_disk(&self) -> bool {
         let Self::Io { source, .. } = self else { return false };
-        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        crate::state::is_full_disk(source)
     }
 }
 
@@ -93,7 +97,7 @@ fn io_at<'a>(verb: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Sp
 pub enum Appended {
     /// The events are in the spool.
     Accepted,
-    /// The lane is full and may not drop: read no more for now. Nothing was taken.
+    /// There is no room, and nothing that may be dropped: read no more for now. Nothing was taken.
     Full,
 }
 
@@ -116,6 +120,16 @@ impl Spool {
         Ok(Self { id, lanes, bounds })
     }
 
+    /// The id of the spool in `dir`; nothing when there is none, or when a part of it is missing.
+    pub fn kept(dir: &Path) -> Result<Option<SpoolId>, SpoolError> {
+        for stream in Stream::ALL {
+            if !lane::is_there(&dir.join(stream.name()))? {
+                return Ok(None);
+            }
+        }
+        read_id(&dir.join("id"))
+    }
+
     /// The id by which the controller knows this spool.
     #[must_use]
     pub const fn id(&self) -> &SpoolId {
@@ -130,6 +144,7 @@ impl Spool {
     }
 
     /// Appends events with the reader positions that they came with, all or nothing. Their numbers are given here.
+    /// States are always taken. A disk without room is an error for every stream: whoever owns it knows what may wait.
     pub fn append(
         &mut self,
         stream: Stream,
@@ -144,20 +159,64 @@ impl Spool {
             }
             lane.drop_oldest(bound.get())?;
         }
+        let room = self.make_room()?;
+        // Samples come from no file that could keep them: the lane was emptied, and the newest one stands for the rest.
+        if !room && matches!(stream, Stream::Series | Stream::Logs) {
+            return Ok(Appended::Full);
+        }
+        self.put(stream, events, cursors)?;
+        Ok(Appended::Accepted)
+    }
+
+    /// Appends what the agent itself has to say, whatever the bounds: it is little, and it is in no file.
+    pub fn report(&mut self, stream: Stream, events: Vec<wire::Event>) -> Result<(), SpoolError> {
+        self.make_room()?;
+        self.put(stream, events, BTreeMap::new())
+    }
+
+    fn put(
+        &mut self,
+        stream: Stream,
+        events: Vec<wire::Event>,
+        cursors: BTreeMap<String, Vec<u8>>,
+    ) -> Result<(), SpoolError> {
         let again = (events.clone(), cursors.clone());
-        match lane.append(events, cursors) {
+        match self.lane(stream).append(events, cursors) {
             Err(error) if error.is_full_disk() => self.append_on_full_disk(stream, again),
-            done => done.map(|()| Appended::Accepted),
+            done => done,
         }
     }
 
-    /// Logs and hardware make room for states. What is read from files can wait there; only a state that still finds no
-    /// room is an error.
+    /// Keeps the whole below its bound: hardware samples go first, then logs, in whole segments and a little more than
+    /// needed. False when what must not be dropped fills it alone.
+    fn make_room(&mut self) -> Result<bool, SpoolError> {
+        let bound = self.bounds.total.get();
+        for stream in [Stream::Hardware, Stream::Logs] {
+            let used = self.bytes();
+            if used < bound {
+                break;
+            }
+            let freed = self.lane(stream).free(used - bound + bound / 8)?;
+            if freed > 0 {
+                let stream = stream.name();
+                tracing::warn!(stream, events = freed, "the spool is full: the oldest are dropped");
+            }
+        }
+        Ok(self.bytes() < bound)
+    }
+
+    /// What it takes on disk.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.lanes.values().map(Lane::bytes).sum()
+    }
+
+    /// Logs and hardware make room for whatever comes.
     fn append_on_full_disk(
         &mut self,
         stream: Stream,
         (events, cursors): (Vec<wire::Event>, BTreeMap<String, Vec<u8>>),
-    ) -> Result<Appended, SpoolError> {
+    ) -> Result<(), SpoolError> {
         tracing::warn!(
             stream = stream.name(),
             "the disk is full: spooled logs and hardware samples are given up"
@@ -165,17 +224,7 @@ impl Spool {
         for given_up in [Stream::Hardware, Stream::Logs] {
             self.lane(given_up).shed()?;
         }
-        match self.lane(stream).append(events, cursors) {
-            Err(error) if error.is_full_disk() && stream != Stream::State => Ok(Appended::Full),
-            done => done.map(|()| Appended::Accepted),
-        }
-    }
-
-    /// Whether a lane takes no more for now.
-    #[must_use]
-    pub fn is_full(&self, stream: Stream) -> bool {
-        let (bound, may_drop) = self.bounds.of(stream);
-        !may_drop && self.lanes.get(&stream).is_some_and(|lane| lane.bytes() >= bound.get())
+        self.lane(stream).append(events, cursors)
     }
 
     /// The position that a reader had when its last events were appended.
@@ -242,16 +291,20 @@ impl Spool {
 /// The id, made at random with the spool: a wiped disk is a new stream.
 fn spool_id(dir: &Path) -> Result<SpoolId, SpoolError> {
     let path = dir.join("id");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map_err(|_| SpoolError::Id(path)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let random = uuid::Uuid::new_v4().simple().to_string();
-            let id =
-                format!("s-{}", &random[..24]).parse().map_err(|_| SpoolError::Id(path.clone()))?;
-            crate::state::write_durably(&path, format!("{id}\n").as_bytes())
-                .map_err(io_at("write", &path))?;
-            Ok(id)
-        }
-        Err(source) => Err(SpoolError::Io { verb: "read", path, source }),
+    if let Some(id) = read_id(&path)? {
+        return Ok(id);
+    }
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    let id = format!("s-{}", &random[..24]).parse().map_err(|_| SpoolError::Id(path.clone()))?;
+    crate::state::write_durably(&path, format!("{id}\n").as_bytes())
+        .map_err(io_at("write", &path))?;
+    Ok(id)
+}
+
+fn read_id(path: &Path) -> Result<Option<SpoolId>, SpoolError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => text.trim().parse().map(Some).map_err(|_| SpoolError::Id(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(SpoolError::Io { verb: "read", path: path.to_owned(), source }),
     }
 }

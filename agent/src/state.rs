@@ -24,16 +24,26 @@ pub enum StateError {
         source: io::Error,
     },
     /// It is not what was written.
-    #[error(
-        "{} is damaged: {why}. Move it away to let the agent start with nothing; its containers are stopped then",
-        path.display()
-    )]
+    #[error("{} is damaged: {why}", path.display())]
     Damaged {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl StateError {
+    /// Whether it failed for want of room.
+    #[must_use]
+    pub fn is_full_disk(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_full_disk(source))
+    }
+}
+
+/// Whether an operation failed for want of room.
+pub(crate) fn is_full_disk(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The file.
@@ -85,9 +95,15 @@ impl StateFile {
 /// Writes a file aside, syncs it, and puts it in its place, also in the folder's own record.
 pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let aside = path.with_extension("new");
-    let mut file = File::create(&aside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
+    let written = File::create(&aside).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    if let Err(error) = written {
+        // On a full disk half a file would take room from the next try.
+        let _ = fs::remove_file(&aside);
+        return Err(error);
+    }
     fs::rename(&aside, path)?;
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),

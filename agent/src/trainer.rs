@@ -6,15 +6,20 @@
 
 pub mod beneath;
 mod checkpoint;
+mod cut;
+pub(crate) mod lines;
 mod metrics;
-mod record;
+pub(crate) mod record;
 mod result;
 
-pub use beneath::{Dir, FileError, FileIdentity, PlainFile, RelPath, RelPathError};
+pub use beneath::{
+    Dir, Entry, EntryKind, FileError, FileIdentity, PlainFile, RelPath, RelPathError, WalkBounds,
+};
 pub use checkpoint::{
     Completeness, CompletenessRule, FoundCheckpoint, MANIFEST_NAME, ManifestFile, NativeManifest,
-    PACKAGE_NAME, Sha256, find_checkpoints, find_package,
+    PACKAGE_NAME, Sha256, complete_checkpoints, find_checkpoints, find_package,
 };
+pub(crate) use checkpoint::{open as open_file, step_of};
 pub use metrics::{METRICS_NAME, MetricsBatch, MetricsCursor, MetricsReader};
 pub use record::{RecordBody, RecordError, TrainerRecord};
 pub use result::{RESULT_NAME, ResultStatus, TrainerFailure, TrainerResult, read_result};

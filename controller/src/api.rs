@@ -3,17 +3,23 @@
 pub mod bulk;
 pub mod enrolment;
 pub mod fleet_bulk;
+mod hardware;
 pub mod link;
+mod listing;
 pub mod operator;
+mod state;
 mod streams;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod views;
 
 use hone_proto::error::{Reason, Refusal};
 use hone_proto::id::{JobId, NodeId, RequestId, UserName};
-use hone_proto::identity::{Peer, PeerInfo};
+use hone_proto::identity::{KeyDigest, Peer, PeerInfo};
 use tonic::Request;
 
+use crate::core::record::NodeAdmin;
 use crate::core::{AccessFacts, Caller, Fleet};
 
 /// The peer that a request came from. The access layer has admitted it already.
@@ -24,6 +30,12 @@ fn peer<T>(request: &Request<T>) -> Result<Peer, Refusal> {
         .and_then(|info| info.certificate.as_ref())
         .map(|certificate| certificate.id.peer.clone())
         .ok_or_else(|| Refusal::new(Reason::Unauthenticated, "the call carries no certificate"))
+}
+
+/// The key of the certificate that a request came with.
+fn key<T>(request: &Request<T>) -> Option<KeyDigest> {
+    let info = request.extensions().get::<PeerInfo>()?;
+    info.certificate.as_ref().map(|certificate| certificate.facts.key)
 }
 
 /// The node that a request came from.
@@ -57,18 +69,25 @@ fn request_id(text: &str) -> Result<RequestId, Refusal> {
     text.parse().map_err(|error| Refusal::new(Reason::BadRequest, format!("request_id: {error}")))
 }
 
-/// The node of this id, or the only one of this host name.
+/// The node of this id, or the one of this host name. A machine that joined again has the name of its revoked
+/// predecessor: that one is meant only when no other is left.
 fn find_node(fleet: &Fleet, name: &str) -> Result<NodeId, Refusal> {
     if let Some(id) = fleet.nodes().keys().find(|id| id.as_str() == name) {
         return Ok(id.clone());
     }
-    let mut named = fleet.nodes().values().filter(|node| node.record.hostname == name);
-    match (named.next(), named.next()) {
+    let named = || fleet.nodes().values().filter(|node| node.record.hostname == name);
+    let mut known = named().filter(|node| node.record.admin != NodeAdmin::Revoked).peekable();
+    let (first, second) = if known.peek().is_some() {
+        (known.next(), known.next())
+    } else {
+        let mut revoked = named();
+        (revoked.next(), revoked.next())
+    };
+    match (first, second) {
         (Some(node), None) => Ok(node.record.id.clone()),
-        (Some(_), Some(_)) => Err(Refusal::new(
-            Reason::Conflict,
-            format!("several nodes are called {name}; name one by its id"),
-        )),
+        (Some(_), Some(_)) => {
+            Err(Refusal::new(Reason::Conflict, format!("several nodes are called {name}")))
+        }
         (None, _) => Err(Refusal::new(Reason::NotFound, format!("there is no node {name}"))),
     }
 }

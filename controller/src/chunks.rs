@@ -206,13 +206,11 @@ impl ChunkStore {
 
     /// Names operation and path of an I/O error; a full disk is its own error.
     fn io(&self, verb: &'static str, path: &Path, source: io::Error) -> ChunkError {
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                let free = durable::free_bytes(self.places.root()).map_or(Bytes::ZERO, Bytes::new);
-                ChunkError::DiskFull { free, keep: self.keep_free }
-            }
-            _ => io_error(verb, path, source),
+        if durable::is_full_disk(&source) {
+            let free = durable::free_bytes(self.places.root()).map_or(Bytes::ZERO, Bytes::new);
+            return ChunkError::DiskFull { free, keep: self.keep_free };
         }
+        io_error(verb, path, source)
     }
 
     fn check_room(&self, len: u64) -> Result<(), ChunkError> {

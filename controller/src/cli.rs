@@ -21,6 +21,7 @@ mod completions;
 pub mod context;
 mod events;
 mod explain;
+mod export;
 mod follow;
 mod image;
 mod init;
@@ -32,6 +33,8 @@ mod operator;
 mod progress;
 mod ps;
 mod pull;
+mod restore;
+mod samples;
 mod serve;
 mod show;
 mod since;
@@ -86,6 +89,14 @@ struct Global {
     color: Color,
 }
 
+impl Global {
+    /// The name of a context that is made: `--name`, or else `--context`, or else one made of the controller's host.
+    fn name_of_new(&self, name: Option<&str>, host: &str) -> String {
+        let given = name.or(self.context.as_deref());
+        given.map_or_else(|| context::name_for(host), str::to_owned)
+    }
+}
+
 /// How to print data. Not global in clap's sense, since `pull -o` names a folder.
 #[derive(Debug, Clone, Copy, Default, Args)]
 struct OutputArgs {
@@ -115,6 +126,8 @@ enum Command {
     #[command(subcommand)]
     Operator(operator::Verb),
     Login(login::Args),
+    Export(export::Args),
+    Restore(restore::Args),
     Completions(completions::Args),
 }
 
@@ -132,11 +145,13 @@ impl Command {
             Self::Checkpoints(args) => args.output,
             Self::Explain(args) => args.output,
             Self::Events(args) => args.output,
+            Self::Export(args) => args.output,
+            Self::Restore(args) => args.output,
             Self::Node(verb) => verb.output(),
             Self::Operator(verb) => verb.output(),
-            Self::Serve(_) | Self::Pull(_) | Self::Login(_) | Self::Completions(_) => {
-                OutputArgs::default()
-            }
+            Self::Login(args) => args.output,
+            // `pull -o` names a folder; the other two print no data.
+            Self::Serve(_) | Self::Pull(_) | Self::Completions(_) => OutputArgs::default(),
         };
         output.output
     }
@@ -165,10 +180,7 @@ impl Ctx {
 pub fn main() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return u8::try_from(error.exit_code()).unwrap_or(2);
-        }
+        Err(error) => return usage(&error),
     };
     let format = cli.command.format().or(cli.output.output).unwrap_or_default();
     let global = &cli.global;
@@ -191,6 +203,22 @@ pub fn main() -> u8 {
     // A reader of standard input may still block in a thread of the runtime.
     runtime.shutdown_background();
     finish(done, &mut ctx.printer).code()
+}
+
+/// Help and version as they are; mistakes as every other error.
+fn usage(error: &clap::Error) -> u8 {
+    match Report::of_usage(error) {
+        Some(report) => {
+            let printer = Printer::std(Format::Table, Color::Auto, false, true);
+            printer.complain(&report.text());
+            report.exit.code()
+        }
+        None => {
+            // Nobody reading it is not an error.
+            let _ = error.print();
+            u8::try_from(error.exit_code()).unwrap_or(2)
+        }
+    }
 }
 
 /// Tells what went wrong, and turns it into an exit code.
@@ -224,6 +252,8 @@ async fn run(cli: &Cli, ctx: &mut Ctx) -> anyhow::Result<Exit> {
         Command::Node(verb) => node::run(verb, ctx).await,
         Command::Operator(verb) => operator::run(verb, ctx).await,
         Command::Login(args) => login::run(args, &cli.global, ctx).await,
+        Command::Export(args) => export::run(args, ctx).await,
+        Command::Restore(args) => restore::run(args, ctx),
         Command::Completions(args) => completions::run(args, ctx),
     }
 }

@@ -1,6 +1,9 @@
 //! Every setting of the controller, with its default and its reason. Read once, at the start, from TOML
 //! (`/etc/hone/controller.toml`) and from `HONE_CONTROLLER_*`.
 
+mod bounds;
+mod sane;
+
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +11,7 @@ use std::time::Duration;
 use hone_proto::quantity::Bytes;
 use serde::Deserialize;
 
+pub use self::bounds::Bounds;
 use crate::core::Settings;
 use crate::identity::Lifetimes;
 
@@ -42,6 +46,8 @@ pub struct Config {
     pub timing: Timing,
     /// How long certificates last.
     pub certificates: Certificates,
+    /// How much of everything there may be.
+    pub bounds: Bounds,
     /// The store's own care.
     pub store: StoreCare,
     /// Traces.
@@ -74,6 +80,11 @@ pub struct Timing {
     pub retry_ms: u64,
     /// How often the core looks at the time, in milliseconds.
     pub tick_ms: u64,
+    /// What `on_disconnect: auto` waits where another node could hold the job, in seconds. Half an hour: links come back
+    /// in minutes, and a machine that was lost is noticed within the hour.
+    pub auto_wait_seconds: u64,
+    /// How long the controller suspects itself after a mass loss, in seconds. An hour: time for somebody to look.
+    pub mass_loss_hold_seconds: u64,
 }
 
 impl Default for Timing {
@@ -85,6 +96,8 @@ impl Default for Timing {
             heartbeat_ms: 1000,
             retry_ms: millis(core.retry_base),
             tick_ms: 1000,
+            auto_wait_seconds: core.auto_wait.as_secs(),
+            mass_loss_hold_seconds: core.mass_loss_hold.as_secs(),
         }
     }
 }
@@ -119,6 +132,7 @@ pub struct StoreCare {
     /// How often a verified export is written, in seconds. An hour: what a lost disk costs.
     pub export_seconds: u64,
     /// What chunks leave free on the disk, so that the state can always be written.
+    #[serde(deserialize_with = "bounds::size")]
     pub keep_free: Bytes,
 }
 
@@ -144,8 +158,10 @@ impl Config {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => String::new(),
             Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
         };
-        toml::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.to_owned(), why: error.to_string() })
+        let bad = |why: String| ConfigError::Parse { path: path.to_owned(), why };
+        let config = toml::from_str(&text).map_err(|error| bad(error.to_string()))?;
+        sane::check(&config).map_err(bad)?;
+        Ok(config)
     }
 
     /// The core's settings.
@@ -154,6 +170,9 @@ impl Config {
         Settings {
             lease: Duration::from_millis(self.timing.lease_ms),
             retry_base: Duration::from_millis(self.timing.retry_ms),
+            auto_wait: Duration::from_secs(self.timing.auto_wait_seconds),
+            mass_loss_hold: Duration::from_secs(self.timing.mass_loss_hold_seconds),
+            keep_history: self.bounds.history.get(),
             ..Settings::default()
         }
     }
@@ -183,6 +202,27 @@ mod tests {
         std::fs::write(&path, "[timing]\nlease_ms = 2000\n").expect("written");
         let config = Config::read(&path, true).expect("it is valid");
         assert_eq!(config.core().lease, Duration::from_secs(2));
+        let text = "[timing]\nauto_wait_seconds = 60\nmass_loss_hold_seconds = 61\n[bounds]\n\
+                    joins_per_source = 1\nhistory = 7\ntoken_most_seconds = 60\n\
+                    bulk_streams_per_peer = 2\nconnections = 9\nnode_history = \"16 MiB\"\n\
+                    [store]\nkeep_free = \"2 GiB\"\n";
+        std::fs::write(&path, text).expect("written");
+        let config = Config::read(&path, true).expect("it is valid");
+        let (core, bounds) = (config.core(), &config.bounds);
+        assert_eq!((core.auto_wait.as_secs(), core.mass_loss_hold.as_secs()), (60, 61));
+        assert_eq!((core.keep_history, bounds.tokens().most.as_secs()), (7, 60));
+        assert_eq!((bounds.bulk().streams_per_peer, bounds.accept().connections), (2, 9));
+        assert_eq!((bounds.node_history, config.store.keep_free), (Bytes::mib(16), Bytes::gib(2)));
+        let joins = bounds.enrolment();
+        let source = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        let admitted = [(); 2].map(|()| joins.admit(source, Default::default()));
+        assert_eq!(admitted, [true, false]);
+        std::fs::write(&path, "[bounds]\nhistory = 0\n").expect("written");
+        let error = Config::read(&path, true).expect_err("a bound of nothing").to_string();
+        assert!(error.contains("history") && error.contains("nonzero"), "{error}");
+        std::fs::write(&path, "[timing]\nlease_ms = 0\n").expect("written");
+        let error = Config::read(&path, true).expect_err("no lease at all").to_string();
+        assert!(error.contains("timing.lease_ms = 0: it must be at least"), "{error}");
         std::fs::write(&path, "[timing]\nleese_ms = 2000\n").expect("written");
         let error = Config::read(&path, true).expect_err("a typo").to_string();
         assert!(error.contains("leese_ms") && error.contains("line 2"), "{error}");

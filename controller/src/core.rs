@@ -22,76 +22,46 @@ pub mod keys;
 pub mod record;
 
 mod access;
+mod attempts;
 mod commit;
+mod history;
 mod invariants;
+mod issued;
+mod job;
 mod link;
+mod people;
 mod report;
 mod request;
 mod schedule;
+mod settings;
+mod submit;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use hone_proto::error::{Reason, Refusal};
 use hone_proto::id::{
-    AttemptId, Digest, FleetId, Generation, JobId, NodeId, ProjectName, RequestId, UserName,
+    AttemptId, BootId, Digest, FleetId, Generation, JobId, NodeId, ProjectName, RequestId,
+    Revision, UserName,
 };
 use hone_proto::time::{BootNanos, Now};
 
 pub use self::access::AccessFacts;
+pub use self::attempts::Attempts;
+use self::history::{Complaint, History};
 pub use self::input::{
     Caller, Command, Commit, Effect, Heartbeat, Hello, Input, Reply, Session, Subject, Ticket,
     ToAgent,
 };
+pub use self::job::Job;
 use self::keys::Key;
 use self::record::{
-    FleetEvent, JobRecord, Meta, NodeRecord, ObjectRecord, Positions, Progress, RequestRecord,
-    Role, Saved, TokenRecord, UserRecord,
+    FleetEvent, JobRecord, Meta, NodeRecord, ObjectRecord, Positions, RequestRecord, Role,
+    TokenRecord, UserRecord,
 };
+pub use self::settings::Settings;
 use crate::placement::Capacity;
-
-/// Bounds and periods of the core, each with its reason.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// How long a silent node is believed. 30 s: three missed heartbeats of ten seconds' patience, far above a slow
-    /// handshake, far below what people notice.
-    pub lease: Duration,
-    /// What `on_disconnect: auto` waits where another node could hold the job.
-    pub auto_wait: Duration,
-    /// By how much the controller waits longer than the agent: it bounds the overlap of two attempts.
-    pub lost_margin: Duration,
-    /// How long the controller suspects itself after a mass loss, unless somebody says otherwise.
-    pub mass_loss_hold: Duration,
-    /// First pause after a failed attempt; doubles up to `retry_cap`.
-    pub retry_base: Duration,
-    /// Longest pause after a failed attempt.
-    pub retry_cap: Duration,
-    /// How long the result of a request is kept.
-    pub keep_requests: Duration,
-    /// How long at least, by the clock that nobody sets: a wall clock that jumps a day ahead must not turn a retry into
-    /// a second job.
-    pub keep_requests_at_least: Duration,
-    /// Lines of history that are kept.
-    pub keep_history: u64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            lease: Duration::from_secs(30),
-            auto_wait: Duration::from_secs(30 * 60),
-            lost_margin: Duration::from_secs(60),
-            mass_loss_hold: Duration::from_secs(3600),
-            retry_base: Duration::from_secs(2),
-            retry_cap: Duration::from_secs(300),
-            keep_requests: Duration::from_secs(24 * 3600),
-            keep_requests_at_least: Duration::from_secs(3600),
-            keep_history: 10_000,
-        }
-    }
-}
 
 /// A node with what is not stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,25 +74,21 @@ pub struct Node {
     pub positions: Option<Positions>,
     /// The stream that it has open.
     pub session: Option<Session>,
+    /// When its newest Hello was said, by the clock of which boot.
+    pub said: Option<(BootId, BootNanos)>,
     /// When it was last heard. After a start of the controller every node gets a fresh lease.
     pub heard: BootNanos,
     /// Set while it has been silent for longer than its lease.
     pub silent: bool,
     /// Attempts that were given up while the node could not be told; their promises count until it lets go.
     pub ghosts: BTreeSet<AttemptId>,
-}
-
-/// A job with what is stored beside its record.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Job {
-    /// Stored facts.
-    pub record: JobRecord,
-    /// As the user wrote it.
-    pub spec_yaml: String,
-    /// How far the run is.
-    pub progress: Progress,
-    /// What it committed, oldest first.
-    pub saved: Vec<Saved>,
+    /// The newest desired set that it said it works on.
+    pub acknowledged: Revision,
+    /// The most that it has offered since it connected, or since the controller started: what others hold of it for a
+    /// while says nothing about what it could ever hold.
+    pub most: Option<Capacity>,
+    /// What was noted about what it sends, by kind.
+    pub complaints: BTreeMap<&'static str, Complaint>,
 }
 
 /// The state of a whole fleet.
@@ -136,13 +102,15 @@ pub struct Fleet {
     tokens: BTreeMap<String, TokenRecord>,
     requests: BTreeMap<(UserName, RequestId), RequestRecord>,
     objects: BTreeMap<(ProjectName, Digest), ObjectRecord>,
-    history: BTreeMap<u64, FleetEvent>,
+    history: History,
     /// When this process was told of time for the first time: leases start there.
     started: Option<BootNanos>,
     /// When requests were answered in this life, by the clock that nobody sets.
     answered: BTreeMap<(UserName, RequestId), BootNanos>,
     /// When the controller began to suspect itself.
     suspects_since: Option<BootNanos>,
+    /// Silent nodes whose loss it did not believe at once: they start no second suspicion.
+    suspected: BTreeSet<NodeId>,
     dirty: BTreeSet<Key>,
     out: Vec<Effect>,
 }
@@ -164,6 +132,7 @@ impl Fleet {
             role: Role::Admin,
             invited_by: None,
             certificate: None,
+            earlier: Vec::new(),
             revoked: false,
         };
         state.users.insert(first.clone(), admin);
@@ -186,10 +155,11 @@ impl Fleet {
             tokens: BTreeMap::new(),
             requests: BTreeMap::new(),
             objects: BTreeMap::new(),
-            history: BTreeMap::new(),
+            history: History::default(),
             started: None,
             answered: BTreeMap::new(),
             suspects_since: None,
+            suspected: BTreeSet::new(),
             dirty: BTreeSet::new(),
             out: Vec::new(),
         }
@@ -197,7 +167,13 @@ impl Fleet {
 
     /// Raises the generation: everything that a former life granted is stale now. For a start from an export.
     pub fn begin_generation(&mut self, now: Now) -> Vec<Effect> {
-        self.raise_generation(now, self.meta.generation.next());
+        self.begin_generation_above(now, self.meta.generation)
+    }
+
+    /// As [`Fleet::begin_generation`], and above `floor`: one export can be restored twice, and the two lives that
+    /// follow must not grant the same.
+    pub fn begin_generation_above(&mut self, now: Now, floor: Generation) -> Vec<Effect> {
+        self.raise_generation(now, self.meta.generation.max(floor).next());
         self.finish()
     }
 
@@ -242,8 +218,8 @@ impl Fleet {
                 let result = self.on_spend(now, &public_id, fresh_node, display_name, for_node);
                 self.out.push(Effect::Reply(ticket, result));
             }
-            Input::Issued { ticket, subject, certificate } => {
-                let result = self.on_issued(subject, certificate);
+            Input::Issued { ticket, subject, certificate, with } => {
+                let result = self.on_issued(subject, certificate, with.as_deref());
                 self.out.push(Effect::Reply(ticket, result));
             }
         }
@@ -252,6 +228,7 @@ impl Fleet {
 
     /// Turns what changed into writes, ahead of everything else.
     fn finish(&mut self) -> Vec<Effect> {
+        self.take_attempts_out();
         let dirty = std::mem::take(&mut self.dirty);
         let mut effects: Vec<Effect> = dirty
             .iter()
@@ -264,59 +241,21 @@ impl Fleet {
         effects
     }
 
-    /// Adds a line to the history, and drops the oldest past the bound.
-    fn note(
-        &mut self,
-        now: Now,
-        kind: &str,
-        actor: Option<UserName>,
-        fill: impl FnOnce(&mut FleetEvent),
-    ) {
-        self.meta.last_event += 1;
-        let number = self.meta.last_event;
-        let mut event = FleetEvent {
-            number,
-            at: now.wall,
-            kind: kind.to_owned(),
-            job: None,
-            attempt: None,
-            node: None,
-            actor,
-            text: String::new(),
-        };
-        fill(&mut event);
-        self.history.insert(number, event);
-        self.dirty.insert(Key::Meta);
-        self.dirty.insert(Key::Event(number));
-        if let Some(old) = number.checked_sub(self.settings.keep_history)
-            && self.history.remove(&old).is_some()
-        {
-            self.dirty.insert(Key::Event(old));
-        }
-    }
-
     fn add_node(&mut self, record: NodeRecord) {
         let node = Node {
             inventory: Vec::new(),
             positions: None,
             session: None,
+            said: None,
             heard: self.started.unwrap_or_default(),
             silent: false,
             ghosts: BTreeSet::new(),
+            acknowledged: Revision::default(),
+            most: record.capacity.clone(),
+            complaints: BTreeMap::new(),
             record,
         };
         self.nodes.insert(node.record.id.clone(), node);
-    }
-
-    fn add_job(&mut self, record: JobRecord) {
-        let job =
-            Job { spec_yaml: String::new(), progress: Progress::default(), saved: vec![], record };
-        self.jobs.insert(job.record.id, job);
-    }
-
-    fn touch_job(&mut self, job: JobId) {
-        self.dirty.insert(Key::Job(job));
-        self.out.push(Effect::JobChanged(job));
     }
 
     fn not_found(what: &str, name: impl std::fmt::Display) -> Refusal {
@@ -366,7 +305,7 @@ impl Fleet {
     /// What happened, oldest first.
     #[must_use]
     pub const fn history(&self) -> &BTreeMap<u64, FleetEvent> {
-        &self.history
+        self.history.lines()
     }
 
     /// What a node has free: its offer minus the promises of every attempt that may still run there.
@@ -377,6 +316,13 @@ impl Fleet {
         offer.minus(promises)
     }
 
+    /// A node as people know it: by its host name, by its id where that is not known.
+    #[must_use]
+    pub fn name_of(&self, id: &NodeId) -> String {
+        let host = self.nodes.get(id).map(|node| node.record.hostname.as_str());
+        host.filter(|host| !host.is_empty()).map_or_else(|| id.to_string(), str::to_owned)
+    }
+
     /// Attempts whose promises count on a node: open ones, and given-up ones that it has not let go of.
     pub fn held_by<'a>(
         &'a self,
@@ -384,7 +330,7 @@ impl Fleet {
     ) -> impl Iterator<Item = (&'a JobRecord, &'a record::AttemptRecord)> {
         let ghosts = self.nodes.get(&node.id).map(|node| &node.ghosts);
         self.jobs.values().flat_map(move |job| {
-            let attempts = job.record.attempts.iter();
+            let attempts = job.attempts.iter();
             attempts.map(move |attempt| (&job.record, attempt)).filter(move |(job, attempt)| {
                 let is_ghost = ghosts.is_some_and(|g| g.contains(&job.attempt(attempt.token)));
                 attempt.node == node.id && (attempt.is_open() || is_ghost)

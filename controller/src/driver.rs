@@ -1,30 +1,40 @@
 //! Owns the core and the store. One thread: it drains a bounded inbox, runs the core, makes durable what the core says,
-//! and only then sends, replies and publishes. One durable write covers everything that was drained in one turn.
+//! and only then sends, replies and publishes. One durable write covers everything that was drained in one turn. While
+//! the disk is full it takes one message at a time, and only what needs no room (`frugal`).
 
+mod frugal;
+#[cfg(test)]
+mod full_disk_tests;
 mod journal;
+mod room;
 mod session;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod watchers;
+mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use hone_proto::error::{Reason, Refusal};
-use hone_proto::id::NodeId;
-use hone_proto::time::Now;
+use hone_proto::id::{JobId, NodeId};
 use hone_proto::wire;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::journal::{FileId, Journal, JournalError, Lengths};
+pub use self::journal::{FileId, Journal, JournalError, Lengths, NODE_HISTORY};
+use self::room::Room;
 pub use self::session::{SessionSender, Sessions, ToSession};
+use self::watchers::{Waker, Watchers};
+use self::worker::Worker;
+use crate::core::keys::RecordError;
 use crate::core::{AccessFacts, Effect, Fleet, Input, Reply, Session, Ticket};
-use crate::store::{Batch, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Inputs that wait for a turn. 1024: a fleet that reconnects at once, several messages each; beyond it callers wait,
 /// which slows them down instead of growing memory.
 const INBOX: usize = 1024;
-
-/// Inputs of one turn at most, so that nobody waits long for the write that covers them.
-const TURN: usize = 256;
 
 /// Something for the driver's thread.
 enum Message {
@@ -32,6 +42,7 @@ enum Message {
     Call(Box<dyn FnOnce(Ticket) -> Input + Send>, oneshot::Sender<Result<Reply, Refusal>>),
     Read(Box<dyn FnOnce(&Fleet) + Send>),
     Open(NodeId, SessionSender, oneshot::Sender<Session>),
+    End(NodeId, Session, Refusal),
     Stop,
 }
 
@@ -42,6 +53,7 @@ pub struct Handle {
     turns: watch::Receiver<u64>,
     access: watch::Receiver<Arc<AccessFacts>>,
     lengths: Arc<Mutex<Lengths>>,
+    watchers: Watchers,
     samples: Arc<Mutex<BTreeMap<NodeId, wire::NodeSample>>>,
 }
 
@@ -61,9 +73,23 @@ pub enum DriverError {
     /// A file of events refused.
     #[error("what nodes report cannot be stored")]
     Journal(#[from] JournalError),
+    /// What was stored cannot be read back.
+    #[error("the fleet's state cannot be read back")]
+    Reload(#[from] RecordError),
     /// The thread panicked.
     #[error("the driver's thread panicked")]
     Panicked,
+}
+
+impl DriverError {
+    /// Whether there was no room, and nothing of the turn is durable.
+    fn is_full_disk(&self) -> bool {
+        match self {
+            Self::Store(error) => matches!(error, StoreError::DiskFull { .. }),
+            Self::Journal(error) => error.is_full_disk(),
+            Self::Reload(_) | Self::Panicked => false,
+        }
+    }
 }
 
 impl Driver {
@@ -81,7 +107,10 @@ impl Driver {
         let (grant, access) = watch::channel(Arc::new(fleet.access()));
         let lengths = journal.lengths();
         let samples = Arc::new(Mutex::new(BTreeMap::new()));
+        let watchers = Watchers::default();
         let worker = Worker {
+            room: Room::on(journal.root()),
+            unheard: BTreeSet::new(),
             fleet,
             store,
             journal,
@@ -89,13 +118,14 @@ impl Driver {
             waiting: BTreeMap::new(),
             tickets: 0,
             turned,
+            waker: Waker(watchers.clone()),
             grant,
             care: Box::new(care),
         };
         let thread = std::thread::Builder::new()
             .name("fleet".to_owned())
             .spawn(move || worker.run(messages, founding))?;
-        let handle = Handle { inbox: inbox.clone(), turns, access, lengths, samples };
+        let handle = Handle { inbox: inbox.clone(), turns, access, lengths, watchers, samples };
         Ok((Self { thread, inbox }, handle))
     }
 
@@ -162,7 +192,23 @@ impl Handle {
         answer.await.map_err(|_| gone())
     }
 
-    /// Changes with every turn: followers look again.
+    /// Changes whenever this job does, or its files: its followers look again.
+    #[must_use]
+    pub fn changes_of(&self, job: JobId) -> watch::Receiver<u64> {
+        self.watchers.of(job)
+    }
+
+    /// Ends a session of a node with this refusal; the core is told by [`Input::Closed`].
+    pub async fn end_session(
+        &self,
+        node: NodeId,
+        session: Session,
+        why: Refusal,
+    ) -> Result<(), Refusal> {
+        self.inbox.send(Message::End(node, session, why)).await.map_err(|_| gone())
+    }
+
+    /// Changes with every turn: for what concerns the whole fleet.
     #[must_use]
     pub fn turns(&self) -> watch::Receiver<u64> {
         self.turns.clone()
@@ -186,122 +232,16 @@ impl Handle {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).insert(node, sample);
     }
 
+    /// A node's newest sample, where it is another one than that of this time.
+    #[must_use]
+    pub fn sample_since(&self, node: &NodeId, known: u64) -> Option<wire::NodeSample> {
+        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.get(node).filter(|sample| sample.wall_ns != known).cloned()
+    }
+
     /// A node's newest sample.
     #[must_use]
     pub fn sample(&self, node: &NodeId) -> Option<wire::NodeSample> {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).get(node).cloned()
-    }
-}
-
-struct Worker<S> {
-    fleet: Fleet,
-    store: S,
-    journal: Journal,
-    sessions: Sessions,
-    waiting: BTreeMap<Ticket, oneshot::Sender<Result<Reply, Refusal>>>,
-    tickets: u64,
-    turned: watch::Sender<u64>,
-    grant: watch::Sender<Arc<AccessFacts>>,
-    care: Box<dyn FnMut(&S) + Send>,
-}
-
-impl<S: Store> Worker<S> {
-    fn run(
-        mut self,
-        mut inbox: mpsc::Receiver<Message>,
-        founding: Vec<Effect>,
-    ) -> Result<(), DriverError> {
-        self.perform(founding)?;
-        while let Some(first) = inbox.blocking_recv() {
-            let mut effects = Vec::new();
-            let mut stop = self.take(first, &mut effects);
-            for _ in 1..TURN {
-                let Ok(next) = inbox.try_recv() else { break };
-                stop |= self.take(next, &mut effects);
-            }
-            self.perform(effects)?;
-            (self.care)(&self.store);
-            if stop {
-                break;
-            }
-        }
-        self.sessions.close_all();
-        Ok(())
-    }
-
-    /// Runs the core on one message. True when it is the last.
-    fn take(&mut self, message: Message, effects: &mut Vec<Effect>) -> bool {
-        match message {
-            Message::Input(input) => effects.extend(self.fleet.handle(Now::read(), *input)),
-            Message::Call(make, reply) => {
-                self.tickets += 1;
-                let ticket = Ticket(self.tickets);
-                self.waiting.insert(ticket, reply);
-                effects.extend(self.fleet.handle(Now::read(), make(ticket)));
-            }
-            Message::Read(look) => look(&self.fleet),
-            Message::Open(node, sender, reply) => {
-                let session = self.sessions.open(node, sender);
-                let _ = reply.send(session);
-            }
-            Message::Stop => return true,
-        }
-        false
-    }
-
-    /// Persist, then act.
-    fn perform(&mut self, effects: Vec<Effect>) -> Result<(), DriverError> {
-        if effects.is_empty() {
-            return Ok(());
-        }
-        let mut batch = Batch::new();
-        let mut rest = Vec::new();
-        for effect in effects {
-            match effect {
-                Effect::Put(key, value) => batch.put(key, value),
-                Effect::Delete(key) => batch.delete(key),
-                Effect::Append { job, stream, event } => {
-                    self.journal.append(FileId::Job(job, stream), &event)?;
-                }
-                Effect::AppendNode { node, event } => {
-                    self.journal.append(FileId::Node(node), &event)?;
-                }
-                other => rest.push(other),
-            }
-        }
-        for (file, length) in self.journal.sync()? {
-            batch.put(file.key(), length.to_string());
-        }
-        if !batch.is_empty() {
-            self.store.commit(&batch)?;
-        }
-        self.journal.publish();
-        for effect in rest {
-            self.act(effect);
-        }
-        self.turned.send_modify(|turn| *turn += 1);
-        Ok(())
-    }
-
-    fn act(&mut self, effect: Effect) {
-        match effect {
-            Effect::Send(node, session, message) => self.sessions.send(&node, session, message),
-            Effect::Close(node, session, refusal) => self.sessions.close(&node, session, refusal),
-            Effect::Reply(ticket, result) => {
-                if let Some(reply) = self.waiting.remove(&ticket) {
-                    // A caller that went away asks again with the same request id.
-                    let _ = reply.send(result);
-                }
-            }
-            Effect::AccessChanged => {
-                self.grant.send_replace(Arc::new(self.fleet.access()));
-            }
-            // Followers look at their job after every turn.
-            Effect::JobChanged(_) => {}
-            Effect::Put(..)
-            | Effect::Delete(_)
-            | Effect::Append { .. }
-            | Effect::AppendNode { .. } => {}
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! hone's controller: the fleet's state machine, what surrounds it, and the `hone` command.
 
 pub mod api;
+pub mod backup;
 pub mod chunks;
 pub mod cli;
 pub mod config;
@@ -10,6 +11,7 @@ pub mod durable;
 pub mod identity;
 pub mod placement;
 pub mod renewal;
+pub mod restore;
 pub mod series;
 pub mod serve;
 pub mod setup;

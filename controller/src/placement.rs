@@ -60,6 +60,20 @@ impl Capacity {
         }
         free
     }
+
+    /// Takes the greater of each, and of two lists of GPUs the one with more of them, or with more memory.
+    pub fn grow(&mut self, other: &Self) {
+        let size = |gpus: &[Gpu]| {
+            let vram = gpus.iter().fold(Bytes::default(), |sum, gpu| sum.saturating_add(gpu.vram));
+            (gpus.len(), vram)
+        };
+        if size(&other.gpus) > size(&self.gpus) {
+            self.gpus.clone_from(&other.gpus);
+        }
+        self.cpu = self.cpu.max(other.cpu);
+        self.ram = self.ram.max(other.ram);
+        self.disk = self.disk.max(other.disk);
+    }
 }
 
 /// One thing that a node lacks for a job.
@@ -83,6 +97,8 @@ pub enum Shortfall {
     Revoked,
     /// It has never connected.
     NeverSeen,
+    /// It carries as many jobs as a node may.
+    Full,
 }
 
 impl std::fmt::Display for Shortfall {
@@ -97,6 +113,7 @@ impl std::fmt::Display for Shortfall {
             Self::Unreachable => f.write_str("is unreachable"),
             Self::Revoked => f.write_str("is revoked"),
             Self::NeverSeen => f.write_str("has never connected"),
+            Self::Full => f.write_str("carries as many jobs as a node may"),
         }
     }
 }

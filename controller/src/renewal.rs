@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hone_proto::error::{Reason, Refusal};
+use hone_proto::identity::KeyDigest;
 use hone_proto::time::Now;
 
 use crate::core::{Input, Subject};
@@ -24,14 +25,20 @@ impl Renewals {
     }
 
     /// A certificate for this subject and the key in this signing request. The fleet knows its key before the holder
-    /// has it, so that an expired one can be recognised.
-    pub async fn issue(&self, subject: Subject, csr_der: &[u8]) -> Result<Issued, Refusal> {
+    /// has it, so that an expired one can be recognised. `with` is the key that the holder had so far.
+    pub async fn issue(
+        &self,
+        subject: Subject,
+        csr_der: &[u8],
+        with: Option<KeyDigest>,
+    ) -> Result<Issued, Refusal> {
         let issued = self
             .issuer
             .issue(csr_der, &subject, Now::read().wall)
             .map_err(|error| refusal(&error))?;
         let certificate = issued.record();
-        self.fleet.call(move |ticket| Input::Issued { ticket, subject, certificate }).await?;
+        let with = with.map(|key| key.to_string());
+        self.fleet.call(move |ticket| Input::Issued { ticket, subject, certificate, with }).await?;
         Ok(issued)
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::operator::Facts;
+use crate::backup::{self, Exporter};
 use crate::chunks::{ChunkError, ChunkStore};
 use crate::config::Config;
 use crate::core::keys::RecordError;
@@ -18,6 +19,7 @@ use crate::core::{Fleet, Input};
 use crate::driver::{Driver, DriverError, Handle, Journal, JournalError};
 use crate::identity::{AccessLayer, Authority, AuthorityError, Issuer};
 use crate::renewal::Renewals;
+use crate::restore::{self, BeginError};
 use crate::setup::{DataDir, SetupError};
 use crate::store::{Origin, SledStore, Store as _, StoreError};
 
@@ -42,6 +44,9 @@ pub enum ServeError {
     /// The files of events cannot be opened.
     #[error("the files of events cannot be opened")]
     Journal(#[from] JournalError),
+    /// The first start after a restore cannot begin.
+    #[error("the restored state cannot be used")]
+    Restored(#[from] BeginError),
     /// The chunk store cannot be opened.
     #[error("the chunk store cannot be opened")]
     Chunks(#[from] ChunkError),
@@ -79,7 +84,9 @@ pub async fn serve(
     let authority = Authority::open(&dir.authority(), now.wall)?;
     let issuer = Arc::new(Issuer { authority, lifetimes: config.lifetimes() });
     let chunks = Arc::new(ChunkStore::open(&dir.chunks(), config.store.keep_free)?);
-    let (driver, fleet) = open_fleet(config, dir, now)?;
+    let every = Duration::from_secs(config.store.export_seconds.max(60));
+    let (exports, exporter) = backup::exports(dir, every, now);
+    let (driver, fleet) = open_fleet(config, dir, now, exporter)?;
     let renewals = Renewals::new(Arc::clone(&issuer), fleet.clone());
     let facts = Arc::new(Facts {
         journal: dir.series(),
@@ -87,6 +94,8 @@ pub async fn serve(
         root_fingerprint: issuer.authority.root_fingerprint().to_string(),
         address: address.host.clone(),
         control_port: address.control_port,
+        tokens: config.bounds.tokens(),
+        exports,
     });
     let (stop, stopping) = watch::channel(false);
     let (certificates, renewing) = certificate::keep_current(Arc::clone(&issuer), fleet.access())?;
@@ -97,6 +106,7 @@ pub async fn serve(
         access: AccessLayer::new(fleet.access()),
         stopping,
         heartbeat_ms: config.timing.heartbeat_ms,
+        bounds: config.bounds.clone(),
     };
     let mut tasks = JoinSet::new();
     let control = ports.listen(address.control_port).await?;
@@ -167,7 +177,12 @@ async fn tick(fleet: Handle, every: Duration) {
     }
 }
 
-fn open_fleet(config: &Config, dir: &DataDir, now: Now) -> Result<(Driver, Handle), ServeError> {
+fn open_fleet(
+    config: &Config,
+    dir: &DataDir,
+    now: Now,
+    mut exporter: Exporter,
+) -> Result<(Driver, Handle), ServeError> {
     let store = SledStore::open(dir.store())?;
     let mut records = Vec::new();
     let mut lengths = Vec::new();
@@ -180,33 +195,13 @@ fn open_fleet(config: &Config, dir: &DataDir, now: Now) -> Result<(Driver, Handl
         list.push((key, value));
     }
     let mut fleet = Fleet::load(config.core(), records)?;
+    let mut journal = Journal::open(&dir.series(), lengths)?;
     let founding = match store.origin() {
         // What a former life granted after the export was written is not known here: none of it may count.
-        Origin::Restored => fleet.begin_generation(now),
+        Origin::Restored => restore::begin(dir, &mut fleet, &mut journal, now)?,
         Origin::Created | Origin::Existing => Vec::new(),
     };
-    let journal = Journal::open(&dir.series(), lengths)?;
-    let care = exports(dir, Duration::from_secs(config.store.export_seconds.max(60)), now);
+    let journal = journal.keeping_of_nodes(config.bounds.node_history);
+    let care = move |store: &SledStore| exporter.care(store);
     Driver::start(fleet, founding, store, journal, care).map_err(ServeError::Thread)
-}
-
-/// Writes a verified export of the state now and then: what a damaged store is restored from.
-fn exports(dir: &DataDir, every: Duration, now: Now) -> impl FnMut(&SledStore) + Send + 'static {
-    let folder = dir.path().join("backup");
-    let path = folder.join("state.export");
-    let mut last = now.boot;
-    move |store| {
-        let now = Now::read().boot;
-        if now.since(last) < every {
-            return;
-        }
-        last = now;
-        let written = crate::durable::create_dirs(&folder)
-            .map_err(anyhow::Error::from)
-            .and_then(|()| Ok(store.export(&path)?));
-        match written {
-            Ok(summary) => tracing::info!(path = %path.display(), ?summary, "state exported"),
-            Err(error) => tracing::error!(path = %path.display(), "state not exported: {error:#}"),
-        }
-    }
 }

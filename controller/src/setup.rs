@@ -6,6 +6,8 @@
 //! | `state/` and what stands beside it | the durable facts |
 //! | `chunks/` | bulk data |
 //! | `series/` | metrics, logs and samples |
+//! | `backup/` | the newest export of the durable facts |
+//! | `generation` | the highest generation that a restore began |
 //! | `address.toml` | where the controller says that it listens; written last, so a folder with it is complete |
 //!
 //! A set-up that was interrupted is finished by the next one, with the authority that it had made.
@@ -55,6 +57,16 @@ impl DataDir {
     #[must_use]
     pub fn series(&self) -> PathBuf {
         self.0.join("series")
+    }
+    /// The newest export of the state.
+    #[must_use]
+    pub fn export(&self) -> PathBuf {
+        self.0.join("backup").join("state.export")
+    }
+    /// The highest generation that a restore began here; outlives the state.
+    #[must_use]
+    pub fn generation(&self) -> PathBuf {
+        self.0.join("generation")
     }
     fn address_file(&self) -> PathBuf {
         self.0.join("address.toml")
@@ -142,7 +154,8 @@ pub fn found(
     let life = Lifetimes::default().of(&subject);
     let credentials = authority.local_credentials(&subject, life, now.wall)?;
     let facts = &credentials.certificate().facts;
-    let held = CertificateRecord { key: facts.key.to_string(), not_after: facts.not_after };
+    let held =
+        CertificateRecord { key: facts.key.to_string(), not_after: facts.not_after, follows: None };
     let mut store = SledStore::open(dir.store())?;
     // What an interrupted set-up left is that of a fleet in which nothing has happened yet.
     let mut batch = Batch::new();
@@ -151,8 +164,12 @@ pub fn found(
     }
     let (mut state, mut effects) =
         Fleet::found(Settings::default(), authority.fleet().clone(), first.clone(), now);
-    effects
-        .extend(state.handle(now, Input::Issued { ticket: Ticket(0), subject, certificate: held }));
+    effects.extend(
+        state.handle(
+            now,
+            Input::Issued { ticket: Ticket(0), subject, certificate: held, with: None },
+        ),
+    );
     for effect in effects {
         if let Effect::Put(key, value) = effect {
             batch.put(key, value);

@@ -13,14 +13,21 @@ mod docs;
 mod error;
 mod inputs;
 mod keys;
+mod left;
 mod node;
 mod not_yet;
 mod problems;
 mod read;
+mod read_method;
 mod read_run;
+mod read_tool;
 mod read_train;
 mod reader;
 mod resolve;
+mod standing;
+mod tool;
+mod tool_config;
+mod tool_spec;
 mod types;
 mod words;
 
@@ -45,13 +52,17 @@ pub use keys::{Absent, KEYS, Key, Shape};
 pub use node::MAX_TEXT;
 pub use read_run::DEFAULT_IMAGE;
 pub use resolve::{CONTRACT, TrainerSpec, resolve};
+pub use standing::Standing;
+pub use tool::Level;
+pub use tool_config::{MAX_CONFIG, check_config, read_config};
 pub use types::JobSpec;
 pub use words::{
-    ContainerUser, DataFormat, Export, Kind, LogLevel, LossOn, MethodKind, Network, OptimizerName,
-    Overlong, Precision, ScheduleKind, Template, TrainerKind,
+    BadRows, ContainerUser, DataFormat, Export, Kind, LogLevel, LossOn, MethodKind, Network,
+    OptimizerName, Overlong, Precision, Preload, QuantType, ScheduleKind, StopSignal, Telemetry,
+    Template, TrainerKind,
 };
 
-use types::{EvalData, Wait};
+use types::{EvalData, InputPath, Wait};
 
 /// The spec that `text` holds; `name` stands for it in messages, such as the file's name.
 ///
@@ -88,10 +99,15 @@ impl JobSpec {
     pub const fn labels(&self) -> &BTreeMap<String, String> {
         &self.labels
     }
-    /// What records and packages call the base model.
+    /// What records and packages call the base model; empty where the tool knows itself what it trains.
     #[must_use]
     pub fn model_name(&self) -> &str {
-        &self.model.name
+        self.model.as_ref().map_or("", |model| &model.name)
+    }
+    /// What runs in the container.
+    #[must_use]
+    pub const fn trainer(&self) -> TrainerKind {
+        self.trainer.kind
     }
     /// What is trained.
     #[must_use]
@@ -116,11 +132,30 @@ impl JobSpec {
     /// The inputs that a submit of this spec must bring.
     #[must_use]
     pub fn channels(&self) -> Vec<Channel> {
-        let mut channels = vec![Channel::Model, Channel::Train];
-        if matches!(self.data.eval, EvalData::Own(_)) {
-            channels.push(Channel::Eval);
+        self.inputs().map(|(channel, _)| channel).collect()
+    }
+    /// The inputs with the paths that the text gives for them.
+    fn inputs(&self) -> impl Iterator<Item = (Channel, &InputPath)> {
+        let model = self.model.as_ref().map(|model| (Channel::Model, &model.path));
+        let train = self.data.as_ref().map(|data| (Channel::Train, &data.train.path));
+        let eval = self.data.as_ref().and_then(|data| match &data.eval {
+            EvalData::Own(path) => Some((Channel::Eval, path)),
+            EvalData::Split { .. } => None,
+        });
+        [model, train, eval].into_iter().flatten()
+    }
+    /// What a user should know of a spec that is taken as it is, each in a line.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let kind = self.trainer.kind;
+        let mut warnings = left::warning(kind, &self.left_to_tool).into_iter().collect::<Vec<_>>();
+        if kind != TrainerKind::Hone && kind.is_rendered() && !self.command().is_empty() {
+            warnings.push(format!(
+                "`trainer.command` replaces the command that hone would write for {}",
+                kind.name()
+            ));
         }
-        channels
+        warnings
     }
     /// The named relaxations of the closed container that it asks for.
     #[must_use]
@@ -158,14 +193,10 @@ impl JobSpec {
             Wait::For(time) => OnDisconnect::Wait(time),
         }
     }
-    /// From the request to stop until the container is killed. An adapter is saved in seconds; every weight with its
-    /// optimizer state takes a slow disk minutes.
+    /// From the request to stop until the container is killed.
     #[must_use]
     pub const fn grace(&self) -> Duration {
-        match self.method.kind {
-            MethodKind::Lora => Duration::from_secs(120),
-            MethodKind::Full => Duration::from_secs(600),
-        }
+        self.trainer.kind.grace(self.method.kind)
     }
     /// What a node must have free.
     #[must_use]

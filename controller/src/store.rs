@@ -28,7 +28,9 @@ mod watermark;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use self::export::{ExportSummary, Present, verify_export};
+use crate::durable;
+
+pub use self::export::{ExportSummary, Present, read_export, verify_export};
 pub use self::memory::MemoryStore;
 pub use self::sled::{Origin, SledStore, StoreStats};
 
@@ -100,9 +102,17 @@ impl Batch {
         self.writes.is_empty()
     }
 
+    /// Bytes of its keys and values.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.writes.iter().map(Write::size).fold(0, usize::saturating_add)
+    }
+
     /// Refuses what no store may hold, before anything is written.
-    fn check(&self) -> Result<(), StoreError> {
-        let mut total = 0_usize;
+    ///
+    /// # Errors
+    /// A key, a record or the whole that is out of bounds.
+    pub fn check(&self) -> Result<(), StoreError> {
         for write in &self.writes {
             let key = write.key();
             if key.is_empty() || key.len() > MAX_KEY {
@@ -113,12 +123,17 @@ impl Batch {
             {
                 return Err(StoreError::RecordTooLarge { key: show_key(key), len: value.len() });
             }
-            total = total.saturating_add(write.size());
         }
-        if total > MAX_BATCH {
-            return Err(StoreError::BatchTooLarge { len: total });
+        match self.size() {
+            len if len > MAX_BATCH => Err(StoreError::BatchTooLarge { len }),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+}
+
+impl From<Batch> for Vec<Write> {
+    fn from(batch: Batch) -> Self {
+        batch.writes
     }
 }
 
@@ -250,6 +265,18 @@ pub enum StoreError {
         /// The system's answer.
         source: io::Error,
     },
+}
+
+impl StoreError {
+    /// Whether there was no room. Then nothing was changed, and it may go well once there is some.
+    #[must_use]
+    pub fn is_full_disk(&self) -> bool {
+        match self {
+            Self::DiskFull { .. } => true,
+            Self::Io { source, .. } => durable::is_full_disk(source),
+            _ => false,
+        }
+    }
 }
 
 /// Names the operation and the path of an I/O error.

@@ -59,6 +59,14 @@ pub struct Assignment {
     pub max_time: Option<Duration>,
 }
 
+/// Whether a job may not set the variable of this name. The loader's variables reach into hooks that run with the host's
+/// privileges (CVE-2025-23266), the devices are the planner's, and `HONE_*` is the contract.
+#[must_use]
+pub fn is_denied_variable(name: &str) -> bool {
+    ["LD_", "NVIDIA_", "HONE_"].iter().any(|prefix| name.starts_with(prefix))
+        || matches!(name, "GLIBC_TUNABLES" | "GCONV_PATH" | "CUDA_VISIBLE_DEVICES")
+}
+
 /// What an assigned attempt shall do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Intent {
@@ -145,6 +153,9 @@ pub enum Relaxation {
 }
 
 impl Relaxation {
+    /// Every relaxation there is.
+    pub const ALL: &[Self] = &[Self::NetworkEgress, Self::UserImage];
+
     /// The line in the spec that asks for it, which is also the name on the wire.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -157,6 +168,6 @@ impl Relaxation {
     /// The relaxation of a wire name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::NetworkEgress, Self::UserImage].into_iter().find(|one| one.name() == name)
+        Self::ALL.iter().copied().find(|one| one.name() == name)
     }
 }

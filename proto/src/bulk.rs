@@ -60,6 +60,10 @@ pub const STALL: Duration = Duration::from_secs(60);
 pub trait Progress: Send + Sync {
     /// So much of so much is done. The total of a stream is not known before its end. Called for each chunk.
     fn report(&self, done: Bytes, total: Option<Bytes>);
+
+    /// Something that the other side lacks is about to be sent; never called when everything is there already. May be
+    /// called again.
+    fn sends(&self) {}
 }
 
 impl<F: Fn(Bytes, Option<Bytes>) + Send + Sync> Progress for F {

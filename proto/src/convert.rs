@@ -1,8 +1,10 @@
-//! Wire to domain and back: the only place. A report from an agent and a command to one are both refused whole when
-//! any part of them is malformed; the error names the field.
+//! Wire to domain and back: the only place. A command is refused whole when any part of it is malformed; the error names
+//! the field. A report is refused only where it names nothing that it could be about: words that this release does not
+//! know and lengths beyond its bounds are tolerated.
 
 mod allocatable;
 mod assignment;
+pub mod bounds;
 pub mod event;
 mod inventory;
 mod sample;

@@ -17,6 +17,7 @@ use crate::identity::{
     ClientIdentity, Connector, ControllerAddress, Credentials, Fingerprint, IdentityDir,
     IdentityError, IdentityRecord, Peer, Plane, SecretKey,
 };
+use crate::time::Now;
 use crate::wire;
 
 /// For one call of enrolment or renewal, the connection included. The controller makes one durable write for it.
@@ -63,6 +64,41 @@ pub enum EnrolError {
     Identity(#[from] IdentityError),
 }
 
+impl EnrolError {
+    /// The stable reason for it, which decides exit code and hint.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Refused(Refusal { reason, .. }) => *reason,
+            Self::Connect(_) => Reason::Unavailable,
+            Self::Token => Reason::TokenRefused,
+            Self::Answer(_) | Self::WrongKind(_) => Reason::Protocol,
+            Self::Identity(_) => Reason::Internal,
+        }
+    }
+}
+
+/// Whether an identity is of no use any more, so that another one may take its place: it has expired, or the controller
+/// refuses it.
+///
+/// # Errors
+/// When it is valid by its date, and its controller cannot be asked.
+pub async fn is_spent(
+    credentials: &Credentials,
+    controller: &ControllerAddress,
+) -> Result<bool, ConnectError> {
+    if Now::read().wall >= credentials.certificate().facts.not_after {
+        return Ok(true);
+    }
+    // What cannot be shown cannot be used either.
+    let Ok(identity) = ClientIdentity::new(credentials) else { return Ok(true) };
+    match Connector::fixed(identity).try_out(controller, Plane::Control).await {
+        Ok(()) => Ok(false),
+        Err(ConnectError::Refused(_)) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 /// Enrols and keeps the identity in `dir`. The folder is tried first, so that no token is spent in vain.
 pub async fn join(
     dir: &IdentityDir,
@@ -70,7 +106,7 @@ pub async fn join(
 ) -> Result<(Credentials, IdentityRecord), EnrolError> {
     dir.prepare()?;
     let controller = invitation.controller.clone();
-    let credentials = enrol(invitation).await?;
+    let credentials = enrol(invitation).await.inspect_err(|_| dir.leave())?;
     let record = dir.create(&credentials, controller)?;
     Ok((credentials, record))
 }

@@ -37,9 +37,9 @@ macro_rules! reasons {
             pub const fn exit_code(self) -> u8 {
                 match self { $(Self::$name => $exit,)* }
             }
-            /// What to do about it, where that is the same each time.
+            /// What to do about it, where nothing better is known.
             #[must_use]
-            pub const fn hint(self) -> Option<&'static str> {
+            pub const fn hint(self) -> &'static str {
                 match self { $(Self::$name => $hint,)* }
             }
         }
@@ -48,45 +48,48 @@ macro_rules! reasons {
 
 reasons! {
     /// The spec cannot be read, or asks for something impossible.
-    BadSpec = "BAD_SPEC", InvalidArgument, 4, Some("see docs/spec.md for every key");
+    BadSpec = "BAD_SPEC", InvalidArgument, 4, "see docs/spec.md for every key";
     /// Some other argument is malformed.
-    BadRequest = "BAD_REQUEST", InvalidArgument, 2, None;
+    BadRequest = "BAD_REQUEST", InvalidArgument, 2,
+        "`hone COMMAND --help` tells what the command takes";
     /// No node of this fleet could ever hold the job.
     FitsNowhere = "FITS_NOWHERE", FailedPrecondition, 3,
-        Some("lower `resources`, or add a node: `hone node token` prints the command");
+        "lower `resources`, or add a node: `hone node token` prints the command";
     /// There is no such job, node, operator or checkpoint.
-    NotFound = "NOT_FOUND", NotFound, 7, None;
+    NotFound = "NOT_FOUND", NotFound, 7,
+        "`hone ps --all` and `hone node list` show what there is";
     /// The caller's role does not allow the call.
     NotPermitted = "NOT_PERMITTED", PermissionDenied, 6,
-        Some("ask an admin of the fleet for a role that may do this");
+        "ask an admin of the fleet for a role that may do this";
     /// The object belongs to somebody else.
-    NotOwner = "NOT_OWNER", PermissionDenied, 6, Some("its owner or an operator may do this");
+    NotOwner = "NOT_OWNER", PermissionDenied, 6, "its owner or an operator may do this";
     /// No certificate, or not one of this fleet, or no longer valid.
     Unauthenticated = "UNAUTHENTICATED", Unauthenticated, 6,
-        Some("ask for a new invitation: `hone operator invite NAME`, then run the printed `hone login`");
+        "ask for a new invitation: `hone operator invite NAME`, then run the printed `hone login`";
     /// The certificate's holder has been revoked.
-    Revoked = "REVOKED", Unauthenticated, 6, Some("an admin revoked this certificate; enrol again");
+    Revoked = "REVOKED", Unauthenticated, 6, "an admin revoked this certificate; enrol again";
     /// The enrolment token is unknown, spent, expired or of another kind.
     TokenRefused = "TOKEN_REFUSED", PermissionDenied, 6,
-        Some("a token works once and for a short time; ask for a new one");
+        "a token works once and for a short time; ask for a new one";
     /// A later attempt of the job exists: nothing of this one counts any more.
-    StaleAttempt = "STALE_ATTEMPT", FailedPrecondition, 8, None;
+    StaleAttempt = "STALE_ATTEMPT", FailedPrecondition, 8,
+        "a later attempt of the job counts; `hone show JOB` lists them";
     /// The state has changed, or the same request id came with another content.
-    Conflict = "CONFLICT", Aborted, 8, None;
+    Conflict = "CONFLICT", Aborted, 8, "look at its state, and try again if the change still makes sense";
     /// Chunks that the manifest names are not stored.
-    MissingChunks = "MISSING_CHUNKS", FailedPrecondition, 8, Some("upload the missing chunks and commit again");
+    MissingChunks = "MISSING_CHUNKS", FailedPrecondition, 8, "upload the missing chunks and commit again";
     /// Stored or sent bytes do not match their digest.
-    Corrupt = "CORRUPT", DataLoss, 1, Some("the copy is damaged; an older checkpoint may be whole");
+    Corrupt = "CORRUPT", DataLoss, 1, "the copy is damaged; an older checkpoint may be whole";
     /// The controller's disk is full or a quota is used up.
-    OutOfSpace = "OUT_OF_SPACE", ResourceExhausted, 1, Some("free disk space on the controller");
+    OutOfSpace = "OUT_OF_SPACE", ResourceExhausted, 1, "free disk space on the controller";
     /// Too much at once.
-    Overloaded = "OVERLOADED", ResourceExhausted, 1, Some("try again in a moment");
+    Overloaded = "OVERLOADED", ResourceExhausted, 1, "try again in a moment";
     /// The two sides speak different protocol versions.
-    Protocol = "PROTOCOL", FailedPrecondition, 1, Some("upgrade the older of the two");
+    Protocol = "PROTOCOL", FailedPrecondition, 1, "upgrade the older of the two";
     /// Out of reach, or shutting down.
-    Unavailable = "UNAVAILABLE", Unavailable, 5, Some("is `hone serve` running, and its address reachable?");
+    Unavailable = "UNAVAILABLE", Unavailable, 5, "is `hone serve` running, and its address reachable?";
     /// A fault of hone itself.
-    Internal = "INTERNAL", Internal, 1, Some("this is a fault of hone; its log has more");
+    Internal = "INTERNAL", Internal, 1, "this is a fault of hone; its log has more";
 }
 
 impl fmt::Display for Reason {
@@ -168,6 +171,7 @@ mod tests {
             assert_eq!(Refusal::from(&status), refusal);
             assert!(words.insert(reason.as_str()), "{reason} stands twice");
             assert!((1..=9).contains(&reason.exit_code()));
+            assert!(!reason.hint().is_empty(), "{reason} leaves its reader alone");
         }
     }
 

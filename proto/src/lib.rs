@@ -14,6 +14,7 @@ pub mod id;
 pub mod identity;
 pub mod inventory;
 pub mod manifest;
+pub mod pattern;
 pub mod quantity;
 pub mod sample;
 pub mod telemetry;

@@ -51,6 +51,18 @@ macro_rules! nanos {
 nanos!(WallNanos);
 nanos!(BootNanos);
 
+impl WallNanos {
+    /// To the second, UTC, as people read it: `2026-11-24 14:56:45Z`.
+    #[must_use]
+    pub fn to_the_second(self) -> String {
+        let text = self.to_string();
+        match text.split_once('.') {
+            Some((seconds, _)) => format!("{}Z", seconds.replace('T', " ")),
+            None => text,
+        }
+    }
+}
+
 impl fmt::Display for WallNanos {
     /// RFC 3339, UTC, milliseconds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,6 +112,10 @@ mod tests {
         assert_eq!(
             WallNanos::new(1_500_000_000_123_456_789).to_string(),
             "2017-07-14T02:40:00.123Z"
+        );
+        assert_eq!(
+            WallNanos::new(1_500_000_000_123_456_789).to_the_second(),
+            "2017-07-14 02:40:00Z"
         );
         assert_eq!(WallNanos::new(5).since(WallNanos::new(9)), Duration::ZERO);
     }

@@ -16,10 +16,15 @@ mod generated {
     include!("generated/hone.v1.rs");
 }
 
+mod secrets;
+
 pub use generated::*;
 
 /// The lowest and the highest protocol version that this release speaks.
 pub const PROTOCOL: std::ops::RangeInclusive<u32> = 1..=1;
+
+/// Largest message on the control port, both ways: a batch of log records, a desired set with its specs, or a listing.
+pub const CONTROL_MESSAGE: usize = 8 << 20;
 
 /// The descriptor set of this release: what a later release is compared with.
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/hone.v1.binpb");

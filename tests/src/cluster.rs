@@ -11,12 +11,14 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use hone_proto::telemetry::OTLP_ENDPOINT;
 
 pub mod janitor;
 pub mod job;
 pub mod material;
 pub mod process;
 pub mod proxy;
+pub mod second;
 mod view;
 
 use janitor::Janitor;
@@ -24,10 +26,14 @@ use process::{Process, binary};
 use proxy::Proxy;
 use view::View;
 
+use crate::disk::Disk;
+
 /// How long anything may take that is over in seconds on a quiet machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a whole job may take.
 pub const JOB_PATIENCE: Duration = Duration::from_secs(300);
+/// Where the agent keeps its state, below the fleet's folder.
+const AGENT: &str = "agent";
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -71,6 +77,7 @@ pub struct Cluster {
     fleet: String,
     ports: u16,
     view: View,
+    _disk: Option<Disk>,
     _janitor: Janitor,
 }
 
@@ -80,8 +87,10 @@ pub struct Cluster {
 /// When it cannot be made.
 pub fn cluster() -> Result<MutexGuard<'static, Cluster>> {
     static SHARED: OnceLock<Result<Mutex<Cluster>, String>> = OnceLock::new();
-    let made =
-        SHARED.get_or_init(|| Cluster::new().map(Mutex::new).map_err(|error| format!("{error:#}")));
+    let made = SHARED.get_or_init(|| {
+        let made = Cluster::new(&Setup::default());
+        made.map(Mutex::new).map_err(|error| format!("{error:#}"))
+    });
     let shared = match made {
         Ok(shared) => shared,
         Err(error) => bail!("there is no fleet: {error}"),
@@ -92,14 +101,37 @@ pub fn cluster() -> Result<MutexGuard<'static, Cluster>> {
     Ok(cluster)
 }
 
+/// How a fleet differs from the usual one.
+#[derive(Debug, Default)]
+pub struct Setup {
+    /// Settings of the controller, as TOML.
+    pub controller: String,
+    /// Settings of the agent, as TOML.
+    pub agent: String,
+    /// The size of a disk of the agent's own, such as `512m`, which needs root; empty is the disk of the fleet.
+    pub agent_disk: String,
+    /// Nothing can be trained: there is no image, no model and no task.
+    pub bare: bool,
+}
+
 impl Cluster {
-    fn new() -> Result<Self> {
+    /// A fleet of its own.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new(setup: &Setup) -> Result<Self> {
         let dir = janitor::folder()?;
         let janitor = Janitor::new(&dir)?;
-        let image = material::prepare(&dir.join("work"))?;
+        let work = dir.join("work");
+        let image = if setup.bare {
+            std::fs::create_dir_all(&work)?;
+            String::new()
+        } else {
+            material::prepare(&work)?
+        };
         let ports = proxy::three_free_ports()?;
-        std::fs::write(dir.join("controller.toml"), "")?;
-        std::fs::write(dir.join("agent.toml"), "")?;
+        std::fs::write(dir.join("controller.toml"), &setup.controller)?;
+        std::fs::write(dir.join("agent.toml"), &setup.agent)?;
         let port = ports.to_string();
         let data = dir.join("controller");
         hone(&dir, &dir.join("config"))
@@ -111,33 +143,55 @@ impl Cluster {
         let mut controller = hone(&dir, &dir.join("config"));
         controller.args(["serve", "--listen", "127.0.0.1", "--config"]);
         controller.arg(dir.join("controller.toml")).arg("--dir").arg(&data);
-        let mut agent = Command::new(binary("hone-agent")?);
-        agent.args(["run", "--config"]).arg(dir.join("agent.toml"));
-        agent.arg("--state-dir").arg(dir.join("agent"));
         let mut controller = Process::new("controller", &dir, controller);
         controller.start()?;
         let view = View::new(&dir.join("config/contexts/test"))?;
         let link = Proxy::new(ports)?;
         let fleet = wait_until("the controller answers", PATIENCE, || view.fleet().map(Some))?;
         janitor.knows_fleet(&fleet)?;
-        let agent = Process::new("agent", &dir, agent);
-        let mut made =
-            Self { dir, controller, agent, link, image, fleet, ports, view, _janitor: janitor };
-        made.join()?;
+        let disk = (!setup.agent_disk.is_empty())
+            .then(|| Disk::mount(&dir.join(AGENT), &setup.agent_disk))
+            .transpose()?;
+        let agent = Process::new("agent", &dir, agent_command(&dir, AGENT)?);
+        let mut made = Self {
+            dir,
+            controller,
+            agent,
+            link,
+            image,
+            fleet,
+            ports,
+            view,
+            _disk: disk,
+            _janitor: janitor,
+        };
+        made.join(AGENT, &made.link)?;
         made.agent.start()?;
         Ok(made)
     }
 
-    /// Enrols the agent through the link that can be cut.
-    fn join(&self) -> Result<()> {
+    fn token_reply(&self) -> Result<serde_json::Value> {
         let reply = self.run(&["node", "token", "-o", "json"])?;
-        let reply: serde_json::Value = serde_json::from_str(&reply).context("a token as JSON")?;
+        serde_json::from_str(&reply).context("a token as JSON")
+    }
+
+    /// A token that another node could join with.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn token(&self) -> Result<String> {
+        Ok(self.token_reply()?["token"].as_str().context("the reply's token")?.to_owned())
+    }
+
+    /// Enrols an agent through a link that can be cut.
+    fn join(&self, state: &str, link: &Proxy) -> Result<()> {
+        let reply = self.token_reply()?;
         let word = |key: &str| reply[key].as_str().with_context(|| format!("the reply's {key}"));
-        let controller = format!("127.0.0.1:{}", self.link.ports + 2);
+        let controller = format!("127.0.0.1:{}", link.ports + 2);
         let mut joining = Command::new(binary("hone-agent")?)
             .arg("join")
             .arg("--state-dir")
-            .arg(self.dir.join("agent"))
+            .arg(self.dir.join(state))
             .args(["--controller", &controller, "--fingerprint", word("root_fingerprint")?])
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
@@ -150,6 +204,8 @@ impl Cluster {
     fn put_in_order(&mut self) -> Result<()> {
         self.link.mend();
         self.link.at_full_speed();
+        self.trace_to(None)?;
+        self.link.release();
         self.controller.start()?;
         self.agent.start()?;
         let view = &self.view;
@@ -157,6 +213,43 @@ impl Cluster {
             let nodes = view.nodes()?;
             Ok(nodes.iter().any(|node| node.state == "ready" && node.jobs.is_empty()).then_some(()))
         })
+    }
+
+    /// From now on controller and agent send their spans there, or nowhere. Both are started again for it: what they
+    /// had to say until then has been sent.
+    ///
+    /// # Errors
+    /// When they do not end or start.
+    pub fn trace_to(&mut self, collector: Option<&str>) -> Result<()> {
+        for process in [&mut self.agent, &mut self.controller] {
+            if process.set_env(OTLP_ENDPOINT, collector) {
+                process.terminate()?;
+            }
+        }
+        self.controller.start()?;
+        self.agent.start()
+    }
+
+    /// Where the agent keeps its state.
+    #[must_use]
+    pub fn agent_dir(&self) -> PathBuf {
+        self.dir.join(AGENT)
+    }
+
+    /// The id of the node that takes jobs.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn node(&self) -> Result<String> {
+        let nodes = self.view.nodes()?;
+        let first = nodes.iter().find(|node| node.state == "ready");
+        Ok(first.context("a node that is ready")?.id.clone())
+    }
+
+    /// The fleet's id.
+    #[must_use]
+    pub fn fleet(&self) -> &str {
+        &self.fleet
     }
 
     /// The `hone` command of the fleet's admin.
@@ -184,6 +277,12 @@ impl Cluster {
         }
         std::fs::write(to.join("identity.toml"), record)?;
         std::fs::copy(self.dir.join("config/current"), config.join("current"))?;
+        // The image is known to be there; that is remembered by address.
+        let known = std::fs::read_to_string(self.dir.join("config/images.json"));
+        if let Ok(known) = known {
+            let (here, there) = (format!(":{} ", self.ports), format!(":{} ", through.ports));
+            std::fs::write(config.join("images.json"), known.replace(&here, &there))?;
+        }
         Ok(hone(&self.dir, &config))
     }
 
@@ -205,10 +304,19 @@ impl Cluster {
     }
 }
 
+/// `hone-agent run` with the state in this folder of the fleet's.
+fn agent_command(dir: &Path, state: &str) -> Result<Command> {
+    let mut agent = Command::new(binary("hone-agent")?);
+    agent.env_remove(OTLP_ENDPOINT);
+    agent.args(["run", "--config"]).arg(dir.join("agent.toml"));
+    agent.arg("--state-dir").arg(dir.join(state));
+    Ok(agent)
+}
+
 /// A `hone` command that works in the fleet's folder with this configuration, and nothing of the tester's own.
-fn hone(dir: &Path, config: &Path) -> Command {
+pub(crate) fn hone(dir: &Path, config: &Path) -> Command {
     let mut command = Command::new(binary("hone").unwrap_or_else(|_| PathBuf::from("hone")));
-    for variable in ["HONE_CONTEXT", "OTEL_EXPORTER_OTLP_ENDPOINT"] {
+    for variable in ["HONE_CONTEXT", "HONE_LOG", OTLP_ENDPOINT] {
         command.env_remove(variable);
     }
     command.env("HONE_CONFIG_DIR", config).current_dir(dir).stdin(Stdio::null());

@@ -1,6 +1,6 @@
 //! Named identities, good and bad, one of each way in which a certificate can be wrong.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ pub struct Identities {
     pub issuer: Arc<Issuer>,
     foreign: Authority,
     sibling: Authority,
+    _own: Option<tempfile::TempDir>,
     _scratch: tempfile::TempDir,
 }
 
@@ -37,13 +38,21 @@ pub fn user(name: &str) -> Result<Subject> {
 impl Identities {
     /// Makes the authorities; what the fleet's own one issues lives so long.
     pub fn new(lifetimes: Lifetimes) -> Result<Self> {
+        let own = tempfile::tempdir()?;
+        let dir = own.path().join("own");
+        Authority::create(&dir, "fleet-1".parse()?, Now::read().wall)?;
+        Ok(Self { _own: Some(own), ..Self::around(&dir, lifetimes)? })
+    }
+
+    /// Those of the fleet whose authority lies in `own`, and the stranger's beside it.
+    pub fn around(own: &Path, lifetimes: Lifetimes) -> Result<Self> {
         let scratch = tempfile::tempdir()?;
         let now = Now::read().wall;
         let dir = |name: &str| -> PathBuf { scratch.path().join(name) };
-        let authority = Authority::create(&dir("own"), "fleet-1".parse()?, now)?;
-        let foreign = Authority::create(&dir("foreign"), "fleet-1".parse()?, now)?;
+        let authority = Authority::open(own, now)?;
+        let foreign = Authority::create(&dir("foreign"), authority.fleet().clone(), now)?;
         // The same root and intermediate, but in the name of another fleet.
-        let read = |name: &str| std::fs::read_to_string(dir("own").join(name));
+        let read = |name: &str| std::fs::read_to_string(own.join(name));
         let imported = Imported {
             root: read("root.pem")?,
             issuing: read("issuing.pem")?,
@@ -51,7 +60,7 @@ impl Identities {
         };
         let sibling = Authority::import(&dir("sibling"), "fleet-2".parse()?, imported, now)?;
         let issuer = Arc::new(Issuer { authority, lifetimes });
-        Ok(Self { issuer, foreign, sibling, _scratch: scratch })
+        Ok(Self { issuer, foreign, sibling, _own: None, _scratch: scratch })
     }
 
     /// In force for an hour.

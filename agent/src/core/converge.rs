@@ -5,8 +5,8 @@ use hone_proto::id::AttemptId;
 use hone_proto::time::Now;
 
 use super::input::{Effect, Seen, SeenState};
-use super::state::{Stage, Stopping};
-use super::{Agent, Busy, outcome, stop_wish};
+use super::state::{Stage, StopCause, Stopping};
+use super::{Agent, Busy, outcome};
 
 impl Agent {
     /// Emits what is missing for every attempt, and sweeps what nobody knows.
@@ -95,7 +95,7 @@ impl Agent {
     /// What has not started ends at once when a stop is wanted.
     fn stops_before_start(&mut self, id: AttemptId) -> bool {
         let Some(record) = self.state.attempts.get(&id) else { return false };
-        let Some(reason) = stop_wish(record) else { return false };
+        let Some(reason) = self.stop_wish(record) else { return false };
         // A launch of this life, or of one before that could not keep its end, may have started the container.
         let may_run = record.stage == Stage::Staged && !self.looked;
         if may_run || self.busy.contains(&(id, Busy::Launching)) {
@@ -111,9 +111,10 @@ impl Agent {
         let Some(record) = self.state.attempts.get_mut(&id) else { return };
         let Some(container) = record.container.clone() else { return };
         if record.stopping.is_none()
-            && let Some((why, failure)) = why
+            && let Some((why, cause)) = why
         {
-            record.stopping = Some(Stopping { since: now.boot, why, killed: None, failure });
+            let since = now.boot;
+            record.stopping = Some(Stopping { since, why, killed: None, cause, at_once: false });
             self.changed = true;
         }
         if let Some(stopping) = &record.stopping {
@@ -128,7 +129,9 @@ impl Agent {
         let grace = record.assignment.grace;
         let again = self.settings.kill_again;
         if let Some(stopping) = &mut record.stopping {
-            let over = now.boot.since(stopping.since) > grace || now.boot < stopping.since;
+            let over = stopping.at_once
+                || now.boot.since(stopping.since) > grace
+                || now.boot < stopping.since;
             let due = stopping.killed.is_none_or(|at| now.boot.since(at) > again);
             if over && due {
                 stopping.killed = Some(now.boot);
@@ -144,18 +147,19 @@ impl Agent {
         self.next_upload(now, id);
     }
 
-    /// Why a running attempt shall stop, and whether that is a failure.
-    fn reason_to_stop(&self, now: Now, id: AttemptId) -> Option<(String, bool)> {
+    /// Why a running attempt shall stop, and what that means for its outcome.
+    fn reason_to_stop(&self, now: Now, id: AttemptId) -> Option<(String, StopCause)> {
         let record = self.state.attempts.get(&id)?;
-        if let Some(reason) = stop_wish(record) {
-            return Some((reason.to_owned(), false));
+        if let Some(reason) = self.stop_wish(record) {
+            return Some((reason.to_owned(), StopCause::Asked));
         }
         if let Some(limit) = record.assignment.max_time
             && let Some(launched) = record.launched
             && now.boot.since(launched.boot) > limit
         {
             let hours = limit.as_secs_f64() / 3600.0;
-            return Some((format!("it ran for longer than its {hours:.1} hours"), true));
+            let why = format!("it ran for longer than its {hours:.1} hours");
+            return Some((why, StopCause::MaxTime));
         }
         // The controller will place the job elsewhere at the end of the wait; by then this one must be silent.
         let wait = record.assignment.disconnect_wait?;
@@ -164,7 +168,7 @@ impl Agent {
         // Never less than half of the wait: a wait that is shorter than a save would end every run at once.
         let patience = wait.saturating_sub(needed).max(wait / 2);
         (now.boot.since(heard) > patience)
-            .then(|| ("the controller has been silent for too long".to_owned(), false))
+            .then(|| ("the controller has been silent for too long".to_owned(), StopCause::Asked))
     }
 
     /// Containers with this agent's labels that no attempt explains. An engine can start one although the call to

@@ -1,10 +1,12 @@
 //! What the reconciler is told, and what it wants done: data only.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hone_proto::assignment::{Assignment, DesiredSet};
 use hone_proto::event::Payload;
 use hone_proto::id::{AttemptId, Step};
+use hone_proto::quantity::Bytes;
 use hone_proto::time::BootNanos;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +22,11 @@ pub enum Input {
     },
     /// What the controller wants.
     Desired(DesiredSet),
+    /// The controller wants nothing of this node any more, for good.
+    Dismissed {
+        /// Why, for people.
+        why: String,
+    },
     /// All containers that carry this agent's labels.
     Observed {
         /// Which.
@@ -49,6 +56,13 @@ pub enum Input {
         step: Option<Step>,
         /// Complete checkpoints on disk.
         checkpoints: Vec<Found>,
+    },
+    /// What running attempts have written, and what is free on the disk that they share.
+    Disk {
+        /// By attempt.
+        written: BTreeMap<AttemptId, Written>,
+        /// Absent when the system does not tell.
+        free: Option<Bytes>,
     },
     /// Everything that an ended container left has been read and spooled.
     Drained {
@@ -80,6 +94,15 @@ pub enum Input {
         /// Which.
         container: String,
     },
+}
+
+/// What an attempt's files take on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Space.
+    pub bytes: Bytes,
+    /// False when there is more than could be counted.
+    pub whole: bool,
 }
 
 /// A step that failed.
@@ -145,7 +168,7 @@ pub struct Found {
 }
 
 /// What an ended container left.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Drained {
     /// Newest step.
     pub step: Option<Step>,
@@ -216,7 +239,14 @@ pub enum Effect {
     /// Read what the ended container left; answered by `Drained`.
     Drain(AttemptId),
     /// Upload and commit; answered by `Uploaded`.
-    Upload(AttemptId, Upload),
+    Upload {
+        /// Whose.
+        attempt: AttemptId,
+        /// What.
+        upload: Upload,
+        /// The trace that it goes on in, as the assignment says.
+        traceparent: String,
+    },
     /// Delete a committed checkpoint that is past retention.
     Discard {
         /// Whose.

@@ -179,8 +179,27 @@ pub struct Stopping {
     pub why: String,
     /// When it was last killed, after the grace.
     pub killed: Option<BootNanos>,
-    /// A stop for this cause is a failure, not an interruption.
-    pub failure: bool,
+    /// What it means for the attempt's outcome.
+    #[serde(default)]
+    pub cause: StopCause,
+    /// No time for a save: it is killed.
+    #[serde(default)]
+    pub at_once: bool,
+}
+
+/// What a stop means for the outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopCause {
+    /// Somebody asked for it, or the controller is silent: an interruption.
+    #[default]
+    Asked,
+    /// It ran for longer than it may.
+    MaxTime,
+    /// It wrote more than it was promised.
+    Disk,
+    /// The node's disk is nearly full; another node may take it.
+    NodeDisk,
 }
 
 /// Maps with ids as keys have no JSON form; a list of pairs has.

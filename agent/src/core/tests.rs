@@ -1,6 +1,7 @@
 //! Scenarios of the reconciler, told without a runtime, an engine or a clock. Longer ones, with lossy networks and
 //! crashes at every point, are in the simulation (`tests/`).
 
+mod disk;
 mod ends;
 mod life;
 mod saves;
@@ -19,6 +20,8 @@ use super::{Agent, Effect, Input, Seen, SeenState, Settings};
 
 const GRACE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
+/// The trace that the attempts of these tests belong to.
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// One agent with what it keeps and what it spooled.
 struct World {
@@ -180,7 +183,7 @@ fn assignment(job: u64) -> Assignment {
         grace: GRACE,
         disconnect_wait: None,
         checkpoint_requests: 0,
-        traceparent: String::new(),
+        traceparent: TRACE.to_owned(),
         max_time: None,
     }
 }
@@ -206,7 +209,7 @@ fn package(step: u64) -> Upload {
 }
 
 fn upload(attempt: AttemptId, upload: Upload) -> Vec<Effect> {
-    vec![Effect::Upload(attempt, upload)]
+    vec![Effect::Upload { attempt, upload, traceparent: TRACE.to_owned() }]
 }
 
 fn word(status: &str, code: i32) -> TrainerWord {

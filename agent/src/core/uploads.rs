@@ -55,9 +55,17 @@ impl Agent {
         let found = Found { step: *step, path: path.clone() };
         // A pause delays an upload; it does not end the wait for it.
         if !self.waits(now, id) {
-            self.once(id, Busy::Uploading, |_| Effect::Upload(id, Upload::Checkpoint(found)));
+            self.upload(id, Upload::Checkpoint(found));
         }
         true
+    }
+
+    fn upload(&mut self, attempt: AttemptId, upload: Upload) {
+        self.once(attempt, Busy::Uploading, |record| Effect::Upload {
+            attempt,
+            upload,
+            traceparent: record.assignment.traceparent.clone(),
+        });
     }
 
     pub(super) fn converge_collecting(&mut self, now: Now, id: AttemptId) {
@@ -74,7 +82,7 @@ impl Agent {
             let step = record.step.unwrap_or_default();
             let found = Found { step, path: path.clone() };
             if !self.waits(now, id) {
-                self.once(id, Busy::Uploading, |_| Effect::Upload(id, Upload::Package(found)));
+                self.upload(id, Upload::Package(found));
             }
             return;
         }

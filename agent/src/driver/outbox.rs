@@ -42,6 +42,11 @@ impl Outbox {
             .collect();
     }
 
+    /// Another session is about to begin.
+    pub(super) fn detach(&mut self) {
+        self.sender = None;
+    }
+
     pub(super) fn acked(&mut self, position: &Position) {
         let progress = self.streams.entry(position.stream).or_default();
         let seq = position.seq.get();

@@ -59,13 +59,19 @@ struct Kept {
     speed: DiskSpeed,
 }
 
-/// The measurement of an earlier start, or else a new one. A measurement of another device does not count.
+/// The measurement of an earlier start. One of another device does not count.
+pub(super) fn kept(state_dir: &Path, device: &str) -> Option<DiskSpeed> {
+    let text = fs::read(state_dir.join(KEPT)).ok()?;
+    let kept = serde_json::from_slice::<Kept>(&text).ok()?;
+    (kept.version == KEPT_VERSION && kept.device == device).then_some(kept.speed)
+}
+
+/// The measurement of an earlier start, or else a new one.
 pub(super) fn kept_or_measured(state_dir: &Path, device: &str) -> Option<DiskSpeed> {
-    let path = state_dir.join(KEPT);
-    let kept = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Kept>(&text).ok());
-    if let Some(kept) = kept.filter(|kept| kept.version == KEPT_VERSION && kept.device == device) {
-        return Some(kept.speed);
+    if let Some(speed) = kept(state_dir, device) {
+        return Some(speed);
     }
+    let path = state_dir.join(KEPT);
     match measure(state_dir) {
         Ok(speed) => {
             let kept = Kept { version: KEPT_VERSION, device: device.to_owned(), speed };

@@ -1,6 +1,7 @@
 //! Control groups of containers: one trait, a reader per generation, chosen by what the engine reports.
 //!
-//! A container is named by the process id of its init, so that nothing is assumed about how an engine names groups.
+//! A container is named by its init process, so that nothing is assumed about how an engine names groups. A process id
+//! alone would do for as long as it is not given to somebody else: the time of its start goes with it.
 //! Its groups vanish with it: [`read_once`] is for the moment before, when evidence is wanted; [`host_oom_kills`] counts
 //! on, for the whole machine.
 
@@ -40,11 +41,42 @@ trait CgroupReader: fmt::Debug + Send {
     fn read(&mut self, buffer: &mut Vec<u8>) -> CgroupReading;
 }
 
+/// A process, and no other that gets its id later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Its id, as this process sees it.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot.
+    start: u64,
+}
+
+impl Process {
+    /// The process that has this id now.
+    #[must_use]
+    pub fn of(roots: &HostRoots, pid: u32) -> Option<Self> {
+        let stat = read_file(&roots.proc.join(pid.to_string()).join("stat")).ok()?;
+        // The second field is the program's name, in which anything may stand.
+        let (_, fields) = stat.rsplit_once(')')?;
+        Some(Self { pid, start: fields.split_ascii_whitespace().nth(START)?.parse().ok()? })
+    }
+
+    /// Where it belongs; `None` when it is gone, whoever has its id now.
+    fn membership(self, roots: &HostRoots) -> Option<Membership> {
+        let file = roots.proc.join(self.pid.to_string()).join("cgroup");
+        let told = Membership::parse(&read_file(&file).ok()?);
+        // Looked at last: then it was there all the time.
+        (Self::of(roots, self.pid) == Some(self)).then_some(told)
+    }
+}
+
+/// Place of the start among the fields of `/proc/PID/stat` that follow the name.
+const START: usize = 19;
+
 /// Where a container's control groups are found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// By the process id of its init, as this process sees it.
-    Pid(u32),
+    /// By its init process.
+    Init(Process),
     /// By its path, the same in every hierarchy, such as `/docker/<id>`.
     Path(String),
 }
@@ -78,10 +110,7 @@ impl Hierarchies {
     /// The groups of the container at `place`; `None` when it is gone.
     pub(super) fn group(&self, place: &Place) -> Option<Group> {
         let told = match place {
-            Place::Pid(pid) => {
-                let file = self.roots.proc.join(pid.to_string()).join("cgroup");
-                Membership::parse(&read_file(&file).ok()?)
-            }
+            Place::Init(process) => process.membership(&self.roots)?,
             Place::Path(path) => Membership::everywhere(path),
         };
         match self.version {

@@ -1,18 +1,21 @@
 //! What others than hone use of a node, steady enough to plan with: the most of the last minute, told again only when
 //! it moved by more than a grain.
 //!
-//! Processor time of others is left at zero (docs/adr/0006): it is shared by weight, so that neither side fails for want
+//! Processor time of others is left at zero (docs/adr/0004): it is shared by weight, so that neither side fails for want
 //! of it, and a compiler that runs next to an agent for a minute would make the node refuse every job.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::unix::fs::MetadataExt as _;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::time::Duration;
 
+use hone_proto::id::AttemptId;
 use hone_proto::inventory::{Foreign, GpuId};
 use hone_proto::quantity::{Bytes, MilliCpu};
 use hone_proto::sample::{GpuSample, NodeSample};
 use hone_proto::time::BootNanos;
+
+use super::usage::usage;
+use crate::layout::Layout;
 
 /// How long a use counts after it ended: a neighbour that comes and goes is there.
 pub const MEMORY: Duration = Duration::from_secs(60);
@@ -26,40 +29,20 @@ pub const GRAIN_MEMORY: Bytes = Bytes::mib(256);
 /// The same of disk, where logs alone move more.
 pub const GRAIN_DISK: Bytes = Bytes::gib(1);
 
-/// Most files that are counted of hone's own. Jobs keep some thousands; beyond this the rest counts as foreign.
-pub const MAX_FILES: usize = 200_000;
-
-/// What the files below `dir` take on its disk: hone's own use. Follows no links and stays on one file system. Blocks
-/// for as long as it takes to look at every file: for a background thread, once a minute.
+/// What the files below `dir` take on its disk; what is too much to be counted is not counted. Blocks for as long as it
+/// takes to look at every file: for a background thread, once a minute.
 #[must_use]
 pub fn own_disk(dir: &Path) -> Bytes {
-    /// The kernel's unit of allocation, whatever the file system's is.
-    const BLOCK: u64 = 512;
-    let Ok(top) = dir.symlink_metadata() else {
-        return Bytes::ZERO;
-    };
-    let (mut folders, mut linked, mut seen) = (vec![dir.to_path_buf()], BTreeSet::new(), 0);
-    let mut blocks = top.blocks();
-    while let Some(folder) = folders.pop() {
-        for entry in folder.read_dir().into_iter().flatten().flatten() {
-            seen += 1;
-            if seen > MAX_FILES {
-                return Bytes::new(blocks.saturating_mul(BLOCK));
-            }
-            let Ok(file) = entry.metadata() else {
-                continue;
-            };
-            let again = !file.is_dir() && file.nlink() > 1 && !linked.insert(file.ino());
-            if file.dev() != top.dev() || again {
-                continue;
-            }
-            blocks = blocks.saturating_add(file.blocks());
-            if file.is_dir() {
-                folders.push(entry.path());
-            }
-        }
-    }
-    Bytes::new(blocks.saturating_mul(BLOCK))
+    usage(dir).bytes
+}
+
+/// What of hone's own files is room for jobs. Those of the attempts that are held are promised to them, and so are inputs
+/// in use; inputs that nobody uses go as soon as something is staged that needs the room. All else (the spool, what a
+/// former node left, what belongs to no attempt) stays: no job can have its room. Blocks, as [`own_disk`] does.
+#[must_use]
+pub fn room_taken_by_jobs(layout: &Layout, held: &[AttemptId]) -> Bytes {
+    let attempts: Bytes = held.iter().map(|id| own_disk(layout.attempt(*id).root())).sum();
+    attempts.saturating_add(own_disk(&layout.cache()))
 }
 
 /// Follows what others use.
@@ -73,7 +56,7 @@ pub struct ForeignUse {
 
 impl ForeignUse {
     /// Takes a sample; tells when what others use has changed enough to matter. `own_disk` is what hone's own files take
-    /// on the disk of the state directory, which is mounted at `state_mount`.
+    /// of the room for jobs on the disk of the state directory, which is mounted at `state_mount`.
     pub fn update(
         &mut self,
         sample: &NodeSample,
@@ -151,7 +134,7 @@ impl Highest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hone_proto::id::{AttemptId, JobId, Token};
+    use hone_proto::id::{JobId, Token};
     use hone_proto::sample::{ContainerSample, DiskSample, GpuProcess, GpuState};
 
     const ATTEMPT: AttemptId = AttemptId {
@@ -189,19 +172,20 @@ mod tests {
     }
 
     #[test]
-    fn hones_own_files_are_counted_once_and_links_are_not_followed() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let (own, other) = (dir.path().join("own"), dir.path().join("other"));
-        std::fs::create_dir_all(own.join("jobs/1")).expect("made");
-        std::fs::create_dir(&other).expect("made");
-        let mib = vec![7; 1 << 20];
-        std::fs::write(own.join("jobs/1/weights"), &mib).expect("written");
-        std::fs::hard_link(own.join("jobs/1/weights"), own.join("kept")).expect("linked");
-        std::fs::write(other.join("big"), &mib).expect("written");
-        std::os::unix::fs::symlink(&other, own.join("elsewhere")).expect("linked");
-        let counted = own_disk(&own).get();
-        assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&counted), "{counted}");
-        assert_eq!(own_disk(&dir.path().join("nothing")), Bytes::ZERO);
+    fn unused_inputs_are_room_and_what_no_job_can_have_is_not() {
+        let state = tempfile::tempdir().expect("a folder");
+        let layout = Layout::new(state.path().to_owned());
+        let stray = AttemptId { job: JobId::new(2), ..ATTEMPT };
+        let project = hone_proto::id::ProjectName::default_project();
+        let input = layout.cached(&project, hone_proto::id::Digest::of(b"model"));
+        let room = [input, layout.attempt(ATTEMPT).output()];
+        let none = [layout.former().join("node-1"), layout.spool(), layout.attempt(stray).output()];
+        for dir in room.iter().chain(&none) {
+            std::fs::create_dir_all(dir).expect("made");
+            std::fs::write(dir.join("file"), vec![1; 1 << 20]).expect("written");
+        }
+        let mib = |held: &[AttemptId]| room_taken_by_jobs(&layout, held).get() >> 20;
+        assert_eq!((mib(&[ATTEMPT]), mib(&[])), (2, 1));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use hone_proto::quantity::{Bytes, MilliCpu};
 use hone_proto::sample::ContainerSample;
 use hone_proto::time::WallNanos;
 
+use super::cgroup::Process;
 use super::gpu::GpuSettings;
 use super::*;
 
@@ -41,6 +42,9 @@ fn fixture(dir: &Path, cpu_us: u64, written: u64) {
         dir.display()
     );
     write(&dir.join("proc/self/mountinfo"), &mountinfo);
+    for pid in [42, 43, 77] {
+        write(&dir.join(format!("proc/{pid}/stat")), &stat(100));
+    }
     write(&dir.join("proc/42/cgroup"), "0::/docker/ab\n");
     write(&dir.join("proc/42/comm"), "python3\n");
     write(&dir.join("proc/77/cgroup"), "0::/user.slice\n");
@@ -54,6 +58,15 @@ fn fixture(dir: &Path, cpu_us: u64, written: u64) {
     write(&group.join("io.stat"), &format!("254:1 rbytes=0 wbytes={written}\n"));
 }
 
+/// What the kernel tells of a process that started so many ticks after boot.
+fn stat(start: u64) -> String {
+    format!("1 (name) S 1 1 1 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 {start} 4096 9 0 0\n")
+}
+
+fn init(dir: &Path, pid: u32) -> Place {
+    Place::Init(Process::of(&HostRoots::below(dir), pid).expect("it runs"))
+}
+
 #[test]
 fn a_container_is_followed_from_sample_to_sample() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -61,8 +74,8 @@ fn a_container_is_followed_from_sample_to_sample() {
     let settings =
         SamplerSettings { roots: HostRoots::below(dir.path()), ..SamplerSettings::default() };
     let mut sampler = Sampler::new(settings, no_gpus(dir.path()));
-    let container = ContainerRef { attempt: attempt(7), place: Place::Pid(42) };
-    let gone = ContainerRef { attempt: attempt(8), place: Place::Pid(43) };
+    let container = ContainerRef { attempt: attempt(7), place: init(dir.path(), 42) };
+    let gone = ContainerRef { attempt: attempt(8), place: init(dir.path(), 43) };
 
     let first = sampler.sample(at(10), &[container.clone(), gone.clone()]);
     assert_eq!(first.containers[0].ram, Some(Bytes::new(4_000_000)));
@@ -102,9 +115,12 @@ fn processes_on_a_gpu_get_their_name_and_owner() {
     let settings =
         SamplerSettings { roots: HostRoots::below(dir.path()), ..SamplerSettings::default() };
     let mut sampler = Sampler::new(settings, gpus);
-    let container = ContainerRef { attempt: attempt(7), place: Place::Pid(42) };
+    let container = ContainerRef { attempt: attempt(7), place: init(dir.path(), 42) };
+    // It ended, and another process got its number.
+    let ended = ContainerRef { attempt: attempt(8), place: init(dir.path(), 77) };
+    write(&dir.path().join("proc/77/stat"), &stat(200));
 
-    let sample = sampler.sample(at(1), &[container]);
+    let sample = sampler.sample(at(1), &[container, ended]);
     let told: Vec<_> = sample.gpus[0]
         .processes
         .iter()
@@ -116,6 +132,7 @@ fn processes_on_a_gpu_get_their_name_and_owner() {
     assert_eq!(told, expected);
     let id = "GPU-a".parse().expect("an id");
     assert_eq!(sample.containers[0].gpu_memory, [(id, Bytes::mib(50))], "only the GPU it uses");
+    assert_eq!(sample.containers[1], ContainerSample::unknown(attempt(8)));
 }
 
 #[test]
@@ -124,7 +141,8 @@ fn this_machine_has_everything_but_perhaps_a_gpu() {
     let settings =
         SamplerSettings { state_dir: Some(dir.path().to_owned()), ..SamplerSettings::default() };
     let mut sampler = Sampler::new(settings, no_gpus(dir.path()));
-    let own = ContainerRef { attempt: attempt(1), place: Place::Pid(std::process::id()) };
+    let init = Process::of(&HostRoots::default(), std::process::id()).expect("it runs");
+    let own = ContainerRef { attempt: attempt(1), place: Place::Init(init) };
     let first = sampler.sample(Now::read(), std::slice::from_ref(&own));
     assert!(first.memory.used().is_some_and(|used| used > Bytes::ZERO));
     assert!(first.cpu.load.is_some());

@@ -1,11 +1,9 @@
 //! Takes things away: an attempt that the controller names no more, and containers of unknown origin.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-
 use hone_proto::id::AttemptId;
 
 use super::Performer;
+use super::cache::{InUse, in_use};
 use crate::runtime::{ContainerId, ContainerState, Runtime as _, RuntimeError, Signal};
 
 impl Performer {
@@ -32,11 +30,9 @@ impl Performer {
             }
         }
         let dirs = self.layout.attempt(attempt);
-        let (cache, used) = (self.cache.clone(), self.used_inputs(attempt));
-        let tidied = tokio::task::spawn_blocking(move || cache.evict(&used)).await;
-        if let Ok(Err(error)) = tidied {
-            tracing::warn!("the cache of inputs could not be tidied: {error}");
-        }
+        let (cache, in_use) = (self.cache.clone(), self.inputs_in_use(Some(attempt)));
+        // It is tidied another time when the agent ends meanwhile.
+        let _ = tokio::task::spawn_blocking(move || cache.evict(&in_use)).await;
         match tokio::fs::remove_dir_all(dirs.root()).await {
             Ok(()) => true,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
@@ -47,19 +43,27 @@ impl Performer {
         }
     }
 
-    /// Where the inputs of all other attempts lie.
-    fn used_inputs(&self, except: AttemptId) -> BTreeSet<PathBuf> {
-        let view = self.driver.view();
-        let view = view.borrow();
-        let others = view.inputs.iter().filter(|(id, _, _)| *id != except);
-        others.map(|(_, project, manifest)| self.layout.cached(project, *manifest)).collect()
+    /// Which inputs the attempts that are held need, but for one that is being removed.
+    pub(super) fn inputs_in_use(&self, except: Option<AttemptId>) -> InUse {
+        in_use(self.driver.view(), self.layout.clone(), except)
     }
 
     pub(super) async fn sweep(&self, container: &str) {
         let id = ContainerId::new(container.to_owned());
         tracing::warn!(container = %id, "it carries our labels but belongs to no attempt; it is removed");
+        let seen = self.runtime.observe(&id).await.ok().flatten();
         if let Err(error) = self.take_away(&id).await {
             tracing::warn!(container = %id, "not removed yet: {error}");
+            return;
+        }
+        // After a loss of the agent's state nobody else knows whose files these were.
+        let held = |attempt: &AttemptId| self.driver.view().borrow().held.contains(attempt);
+        let unknown = seen.and_then(|seen| seen.attempt).filter(|attempt| !held(attempt));
+        if let Some(attempt) = unknown
+            && let Err(error) = tokio::fs::remove_dir_all(self.layout.attempt(attempt).root()).await
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%attempt, "files not removed: {error}");
         }
     }
 

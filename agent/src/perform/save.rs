@@ -20,9 +20,6 @@ use crate::trainer::{self, Dir, FileError, MANIFEST_NAME, NativeManifest};
 /// Largest manifest of the trainer.
 const MAX_CLAIM: Bytes = Bytes::mib(8);
 
-/// Read at once while a file is checked.
-const PIECE: usize = 1 << 20;
-
 /// What a commit says beside its files.
 struct Origin {
     project: ProjectName,
@@ -32,9 +29,14 @@ struct Origin {
 }
 
 impl Performer {
-    pub(super) async fn upload(&self, attempt: AttemptId, upload: Upload) -> Input {
+    pub(super) async fn upload(
+        &self,
+        attempt: AttemptId,
+        upload: Upload,
+        traceparent: &str,
+    ) -> Input {
         let begun = Instant::now();
-        let result = self.send(attempt, &upload).await;
+        let result = self.send(attempt, &upload, traceparent).await;
         match &result {
             Ok(()) => tracing::info!(%attempt, ?upload, took = ?begun.elapsed(), "committed"),
             Err(error) => tracing::warn!(%attempt, ?upload, ?error, "not committed"),
@@ -42,19 +44,25 @@ impl Performer {
         Input::Uploaded { attempt, upload, took: begun.elapsed(), result }
     }
 
-    async fn send(&self, attempt: AttemptId, upload: &Upload) -> Result<(), UploadError> {
+    async fn send(
+        &self,
+        attempt: AttemptId,
+        upload: &Upload,
+        traceparent: &str,
+    ) -> Result<(), UploadError> {
         let (found, kind) = match upload {
             Upload::Checkpoint(found) => (found, Kind::Checkpoint { attempt, step: found.step }),
             Upload::Package(found) => (found, Kind::Package { attempt, step: Some(found.step) }),
         };
         let origin = self.origin(attempt, kind)?;
-        let output = self.layout.attempt(attempt).output();
+        let output = self.layout.attempt(attempt).saved();
         let folder: RelPath =
             found.path.parse().map_err(|error| UploadError::Never(format!("{error}")))?;
         let surveyed = tokio::task::spawn_blocking(move || survey(&output, &folder, origin));
         let (source, sealed) =
             surveyed.await.map_err(|error| UploadError::Later(error.to_string()))??;
-        let bulk = self.bulk(attempt).map_err(|error| UploadError::Later(error.message))?;
+        let bulk = self.bulk(attempt, traceparent);
+        let bulk = bulk.map_err(|error| UploadError::Later(error.message))?;
         bulk.upload(&sealed, &source, &Silent).await.map(|_| ()).map_err(|e| refused(&e))
     }
 
@@ -77,7 +85,7 @@ impl Performer {
 
     pub(super) async fn discard(&self, attempt: AttemptId, path: &str) {
         let Ok(folder) = path.parse::<RelPath>() else { return };
-        let place = self.layout.attempt(attempt).output().join(folder.as_str());
+        let place = self.layout.attempt(attempt).saved().join(folder.as_str());
         // The container owns the folder above: a link in its place is removed, never followed.
         match tokio::fs::remove_dir_all(&place).await {
             Ok(()) => tracing::debug!(%attempt, path, "past retention; removed"),
@@ -133,20 +141,15 @@ fn check_claim(output: &Path, folder: &str) -> Result<(), UploadError> {
     let manifest = manifest.ok_or_else(|| never("it has no manifest".to_owned()))?;
     let content = manifest.read_all(MAX_CLAIM).map_err(of_file)?;
     let claim = NativeManifest::parse(&content).map_err(|why| never(why.to_owned()))?;
-    let mut buffer = vec![0; PIECE];
     for listed in &claim.files {
         let file = dir.file(&listed.path).map_err(of_file)?;
         let file = file.ok_or_else(|| never(format!("{} is missing", listed.path)))?;
         let mut sha256 = digest::Context::new(&digest::SHA256);
-        let mut offset = 0;
-        loop {
-            let read = file.read_at(&mut buffer, offset).map_err(of_file)?;
-            if read == 0 {
-                break;
-            }
-            sha256.update(&buffer[..read]);
-            offset += read as u64;
-        }
+        let hashed = file.pieces::<FileError>(|piece| {
+            sha256.update(piece);
+            Ok(())
+        });
+        hashed.map_err(of_file)?;
         if sha256.finish().as_ref() != listed.sha256.as_bytes() {
             return Err(never(format!("{} is not what the manifest lists", listed.path)));
         }

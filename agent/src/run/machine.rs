@@ -1,14 +1,19 @@
-//! Measures this machine: the inventory now and then, a sample each second, a rollup each ten.
+//! Measures this machine: a sample each second, a rollup each ten; and on a thread of its own, since that takes a while,
+//! the inventory and what jobs have on the disk.
 
-use std::sync::PoisonError;
+use std::path::PathBuf;
+use std::sync::{PoisonError, mpsc};
 use std::time::Duration;
 
 use hone_proto::event::Payload;
-use hone_proto::inventory::{Allocatable, EngineFacts, Foreign, Inventory, allocatable};
+use hone_proto::inventory::{EngineFacts, Inventory, Limits};
+use hone_proto::quantity::Bytes;
+use hone_proto::sample::NodeSample;
 use hone_proto::sample::rollup::Aggregator;
 use hone_proto::time::Now;
 use tokio::sync::oneshot;
 
+use super::beat::Beat;
 use crate::config::Config;
 use crate::driver::{Handle, Record};
 use crate::host::HostRoots;
@@ -16,20 +21,27 @@ use crate::inventory::Collector;
 use crate::layout::Layout;
 use crate::link::SharedMachine;
 use crate::observe::cgroup::Place;
-use crate::observe::foreign::{ForeignUse, own_disk};
+use crate::observe::foreign::room_taken_by_jobs;
 use crate::observe::gpu::{GpuSettings, Gpus};
 use crate::observe::{ContainerRef, Sampler, SamplerSettings};
+use crate::offer::Offer;
 use crate::runtime::Runtime;
 use crate::watch::Watcher;
 
 /// How often the machine is measured.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Samples between two inventories: a disk or a driver changes rarely.
-const INVENTORY_EVERY: u32 = 300;
+/// How often hone's own files are counted.
+const SURVEY_EVERY: Duration = Duration::from_secs(60);
 
-/// Samples between two looks at what hone's own files take.
-const OWN_DISK_EVERY: u32 = 60;
+/// Surveys between two inventories: a disk or a driver changes rarely.
+const INVENTORY_EVERY: u32 = 5;
+
+/// What takes too long to be looked at for each sample.
+struct Survey {
+    own_disk: Bytes,
+    inventory: Option<Inventory>,
+}
 
 /// Starts measuring on a thread of its own, since drivers and disks may block. The future resolves with the first
 /// inventory.
@@ -42,70 +54,22 @@ pub(super) fn start(
     driver: &Handle,
 ) -> impl Future<Output = ()> + Send + 'static {
     let (first, measured) = oneshot::channel();
-    let limits = config.policy.limits();
-    let nvml = config.gpu.nvml.clone();
-    let (layout, machine) = (layout.clone(), SharedMachine::clone(machine));
-    let (watcher, driver) = (watcher.clone(), driver.clone());
-    let runtime = tokio::runtime::Handle::current();
-    let measure = move || {
-        let engine_facts = || -> EngineFacts {
-            runtime.block_on(engine.facts()).unwrap_or_else(|error| {
-                tracing::warn!("the container engine does not tell what it is: {error}");
-                EngineFacts::default()
-            })
-        };
-        let facts = engine_facts();
-        let gpus = Gpus::start(GpuSettings { library: nvml, ..GpuSettings::default() });
-        let root = layout.root().to_owned();
-        let collector = Collector::new(HostRoots::default(), root.clone(), gpus.clone());
-        let settings = SamplerSettings {
-            roots: HostRoots::default(),
-            cgroup_version: facts.cgroup_version,
-            state_dir: Some(root.clone()),
-            engine_root: Some(facts.root_dir.clone()),
-        };
-        let mut inventory = collector.collect(&facts);
-        let mut foreign = Foreign::default();
-        publish(&machine, &inventory, allocatable(&inventory, &limits, &foreign));
-        // The link may have gone already.
-        let _ = first.send(());
-        let mut sampler = Sampler::new(settings, gpus);
-        let mut rollups = Aggregator::default();
-        let mut others = ForeignUse::default();
-        let mut own = own_disk(&root);
-        for turn in 1_u32.. {
-            std::thread::park_timeout(EVERY);
-            if turn.is_multiple_of(OWN_DISK_EVERY) {
-                own = own_disk(&root);
-            }
-            if turn.is_multiple_of(INVENTORY_EVERY) {
-                inventory = collector.collect(&engine_facts());
-                publish(&machine, &inventory, allocatable(&inventory, &limits, &foreign));
-            }
-            let containers: Vec<_> = watcher
-                .pids()
-                .into_iter()
-                .map(|(attempt, pid)| ContainerRef { attempt, place: Place::Pid(pid) })
-                .collect();
-            let sample = sampler.sample(Now::read(), &containers);
-            let mount = inventory.disks.iter().find(|disk| disk.holds_state);
-            let mount = mount.map_or("/", |disk| disk.mount.as_str());
-            if let Some(now) = others.update(&sample, mount, own) {
-                foreign = now;
-                publish(&machine, &inventory, allocatable(&inventory, &limits, &foreign));
-            }
-            if let Some(rollup) = rollups.push(&sample) {
-                let payload = Payload::Hardware(Box::new(rollup.into()));
-                let events = vec![(Now::read(), payload)];
-                let record = Record { events, ..Record::default() };
-                if driver.record_blocking(record).is_err() {
-                    return;
-                }
-            }
-            let mut machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
-            machine.sample = Some(sample.into());
-        }
+    let parts = Parts {
+        limits: config.policy.limits(),
+        nvml: config.gpu.nvml.clone(),
+        layout: layout.clone(),
+        machine: SharedMachine::clone(machine),
+        watcher: watcher.clone(),
+        driver: driver.clone(),
     };
+    let runtime = tokio::runtime::Handle::current();
+    let engine_facts = move || -> EngineFacts {
+        runtime.block_on(engine.facts()).unwrap_or_else(|error| {
+            tracing::warn!("the container engine does not tell what it is: {error}");
+            EngineFacts::default()
+        })
+    };
+    let measure = move || parts.measure(engine_facts, first);
     if let Err(error) = std::thread::Builder::new().name("measure".to_owned()).spawn(measure) {
         tracing::error!("this machine is not measured: {error}");
     }
@@ -115,8 +79,134 @@ pub(super) fn start(
     }
 }
 
-fn publish(machine: &SharedMachine, inventory: &Inventory, offer: Allocatable) {
+/// What measuring begins with.
+struct Parts {
+    limits: Limits,
+    nvml: Option<PathBuf>,
+    layout: Layout,
+    machine: SharedMachine,
+    watcher: Watcher,
+    driver: Handle,
+}
+
+impl Parts {
+    /// Until the driver ends.
+    fn measure(
+        self,
+        engine_facts: impl Fn() -> EngineFacts + Send + 'static,
+        first: oneshot::Sender<()>,
+    ) {
+        let Self { limits, nvml, layout, machine, watcher, driver } = self;
+        let facts = engine_facts();
+        let gpus = Gpus::start(GpuSettings { library: nvml, ..GpuSettings::default() });
+        let root = layout.root().to_owned();
+        let collector = Collector::new(HostRoots::default(), root.clone(), gpus.clone());
+        let settings = SamplerSettings {
+            roots: HostRoots::default(),
+            cgroup_version: facts.cgroup_version,
+            state_dir: Some(root),
+            engine_root: Some(facts.root_dir.clone()),
+        };
+        let mut offer = Offer::new(collector.collect(&facts), limits);
+        offer.fill(driver.view().borrow().full);
+        publish(&machine, &offer);
+        // The link may have gone already.
+        let _ = first.send(());
+        let view = driver.view();
+        let taken = move || {
+            let held = view.borrow().held.clone();
+            room_taken_by_jobs(&layout, &held)
+        };
+        let measuring = Measuring {
+            sampler: Sampler::new(settings, gpus),
+            offer,
+            own_disk: taken(),
+            machine,
+            watcher,
+            driver,
+        };
+        measuring.run(&survey(move |turn| Survey {
+            own_disk: taken(),
+            inventory: turn
+                .is_multiple_of(INVENTORY_EVERY)
+                .then(|| collector.collect(&engine_facts())),
+        }));
+    }
+}
+
+/// What takes a sample each second.
+struct Measuring {
+    sampler: Sampler,
+    offer: Offer,
+    own_disk: Bytes,
+    machine: SharedMachine,
+    watcher: Watcher,
+    driver: Handle,
+}
+
+impl Measuring {
+    /// Until the driver ends.
+    fn run(mut self, surveys: &mpsc::Receiver<Survey>) {
+        let mut rollups = Aggregator::default();
+        let mut beat = Beat::new(EVERY);
+        loop {
+            let now = beat.wait();
+            for survey in surveys.try_iter() {
+                self.own_disk = survey.own_disk;
+                if let Some(inventory) = survey.inventory {
+                    self.offer.renew(inventory);
+                    publish(&self.machine, &self.offer);
+                }
+            }
+            let sample = self.sample(now);
+            if let Some(rollup) = rollups.push(&sample) {
+                let payload = Payload::Hardware(Box::new(rollup.into()));
+                let events = vec![(Now::read(), payload)];
+                let record = Record { events, ..Record::default() };
+                if self.driver.record_blocking(record).is_err() {
+                    return;
+                }
+            }
+            let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+            machine.sample = Some(sample.into());
+        }
+    }
+
+    fn sample(&mut self, now: Now) -> NodeSample {
+        let containers: Vec<_> = self
+            .watcher
+            .running()
+            .into_iter()
+            .map(|(attempt, init)| ContainerRef { attempt, place: Place::Init(init) })
+            .collect();
+        let sample = self.sampler.sample(now, &containers);
+        let full = self.offer.fill(self.driver.view().borrow().full);
+        if self.offer.follow(&sample, self.own_disk) || full {
+            publish(&self.machine, &self.offer);
+        }
+        sample
+    }
+}
+
+/// Looks now and then, for as long as somebody wants to know.
+fn survey(look: impl Fn(u32) -> Survey + Send + 'static) -> mpsc::Receiver<Survey> {
+    let (tell, told) = mpsc::sync_channel(1);
+    let run = move || {
+        for turn in 1_u32.. {
+            std::thread::park_timeout(SURVEY_EVERY);
+            if tell.send(look(turn)).is_err() {
+                return;
+            }
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("survey".to_owned()).spawn(run) {
+        tracing::error!("this machine is not surveyed: {error}");
+    }
+    told
+}
+
+fn publish(machine: &SharedMachine, offer: &Offer) {
     let mut machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
-    machine.inventory = Some(inventory.clone());
-    machine.allocatable = offer;
+    machine.inventory = Some(offer.inventory().clone());
+    machine.allocatable = offer.allocatable();
 }

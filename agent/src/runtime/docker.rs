@@ -28,8 +28,10 @@ mod fault;
 mod images;
 mod labels;
 mod observe;
+mod question;
 
 use labels::Owner;
+pub use question::Answer;
 
 /// Where an engine listens when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";

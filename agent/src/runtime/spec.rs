@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use hone_proto::assignment::is_denied_variable;
 use hone_proto::id::AttemptId;
 use hone_proto::inventory::GpuId;
 use hone_proto::quantity::{Bytes, MilliCpu};
@@ -22,6 +23,12 @@ const MAX_TEXT_LEN: usize = 128 * 1024 - 1;
 /// Host directories that never enter a container, nor anything beneath them: they are the host.
 const FORBIDDEN_SOURCES: [&str; 8] =
     ["/proc", "/sys", "/dev", "/run", "/var/run", "/etc", "/boot", "/root"];
+
+/// Whether what lies at this absolute place of the host may be mounted into a container at all.
+#[must_use]
+pub fn may_enter(source: &Path) -> bool {
+    !FORBIDDEN_SOURCES.iter().any(|place| source.starts_with(place))
+}
 
 /// A container spec that this node does not accept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -265,7 +272,7 @@ impl ContainerSpec {
     /// # Errors
     /// A name that a job may not set, or a text that no process can have.
     pub fn environment(&self) -> Result<BTreeMap<String, String>, SpecError> {
-        if let Some(var) = self.user_env.iter().find(|var| is_denied(&var.name)) {
+        if let Some(var) = self.user_env.iter().find(|var| is_denied_variable(&var.name)) {
             return Err(SpecError::DeniedVariable { name: var.name.chars().take(80).collect() });
         }
         let mut merged = BTreeMap::from([
@@ -287,13 +294,6 @@ impl ContainerSpec {
         merged.insert("NVIDIA_DRIVER_CAPABILITIES".to_owned(), "compute,utility".to_owned());
         Ok(merged)
     }
-}
-
-/// Names that a job may not set. The loader's variables reach into hooks that run with the host's privileges
-/// (CVE-2025-23266), the devices are the planner's, and `HONE_*` is the contract.
-fn is_denied(name: &str) -> bool {
-    ["LD_", "NVIDIA_", "HONE_"].iter().any(|prefix| name.starts_with(prefix))
-        || matches!(name, "GLIBC_TUNABLES" | "GCONV_PATH" | "CUDA_VISIBLE_DEVICES")
 }
 
 fn check_variable(var: &EnvVar) -> Result<(), SpecError> {
@@ -345,7 +345,7 @@ fn check_mount(mount: &Mount) -> Result<(), SpecError> {
     if !is_plain(&mount.source) {
         return Err(bad_mount(&mount.source, "a host path must be absolute and plain"));
     }
-    if FORBIDDEN_SOURCES.iter().any(|place| mount.source.starts_with(place)) {
+    if !may_enter(&mount.source) {
         return Err(bad_mount(&mount.source, "this part of the host never enters a container"));
     }
     if mount.source.extension().is_some_and(|ext| ext == "sock") {

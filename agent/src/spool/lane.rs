@@ -244,6 +244,24 @@ impl Lane {
         Ok(())
     }
 
+    /// Deletes segments from the oldest on, the active one with them, until so many bytes are free. The count of events
+    /// that are gone: a hole in the numbers, which is sent as a gap record.
+    pub(super) fn free(&mut self, bytes: u64) -> Result<u64, SpoolError> {
+        let (before, mut dropped) = (self.bytes(), 0);
+        while before.saturating_sub(self.bytes()) < bytes {
+            match self.segments.front() {
+                Some(only) if self.segments.len() == 1 && only.last < only.first => break,
+                Some(_) if self.segments.len() == 1 => self.roll()?,
+                Some(oldest) => {
+                    dropped += (oldest.last + 1).saturating_sub(oldest.first);
+                    self.remove_front()?;
+                }
+                None => break,
+            }
+        }
+        Ok(dropped)
+    }
+
     /// Gives up everything but the newest segment: the disk is full.
     pub(super) fn shed(&mut self) -> Result<(), SpoolError> {
         while self.segments.len() > 1 {
@@ -326,6 +344,15 @@ fn gap(stream: Stream, last: u64, until: u64, next: &wire::Event) -> wire::Event
             count: until - last,
             reason: "the agent's spool was full or damaged".to_owned(),
         })),
+    }
+}
+
+/// Whether there is a lane in `dir`: once opened, it always has a segment.
+pub(super) fn is_there(dir: &Path) -> Result<bool, SpoolError> {
+    match list(dir) {
+        Ok(segments) => Ok(!segments.is_empty()),
+        Err(SpoolError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

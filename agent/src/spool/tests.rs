@@ -88,12 +88,12 @@ fn a_full_lane_drops_logs_with_a_gap_record_and_never_metrics() {
     {
         taken += 1;
     }
-    assert!(spool.is_full(Stream::Series));
     spool.sync(Stream::Series).expect("synced");
     let kept = spool.read(Stream::Series, Seq::new(0), usize::MAX).expect("read");
     assert_eq!(u64::try_from(kept.len()).expect("a count"), taken);
     spool.ack(Stream::Series, Seq::new(taken)).expect("acknowledged");
-    assert!(!spool.is_full(Stream::Series));
+    let more = spool.append(Stream::Series, vec![event(taken)], BTreeMap::new()).expect("appended");
+    assert_eq!(more, Appended::Accepted);
 }
 
 #[test]
@@ -234,4 +234,123 @@ proptest! {
             }
         }
     }
+}
+
+/// Bounds by which only the whole is ever full.
+fn total(bytes: u64) -> Bounds {
+    let most = Bytes::gib(1);
+    Bounds {
+        total: Bytes::new(bytes),
+        segment: Bytes::new(200),
+        series: most,
+        logs: most,
+        hardware: most,
+    }
+}
+
+/// Appends events until the spool takes `bytes`, at most.
+fn fill(spool: &mut Spool, stream: Stream, bytes: u64) -> u64 {
+    let mut count = 0;
+    while spool.bytes() + 100 < bytes {
+        count += 1;
+        let taken = spool.append(stream, vec![event(count)], BTreeMap::new()).expect("appended");
+        assert_eq!(taken, Appended::Accepted);
+    }
+    count
+}
+
+/// What the controller would get: the numbers of events, and how many each gap stands for.
+fn told(spool: &mut Spool, stream: Stream) -> (Vec<u64>, u64) {
+    spool.sync(stream).expect("synced");
+    let (mut numbers, mut lost, mut last) = (Vec::new(), 0, 0);
+    for event in spool.read(stream, Seq::new(0), usize::MAX).expect("read") {
+        match &event.payload {
+            Some(Payload::Gap(gap)) => {
+                assert_eq!(event.seq - gap.count, last, "a gap stands for exactly what is missing");
+                lost += gap.count;
+            }
+            _ => numbers.push(event.seq),
+        }
+        last = event.seq;
+    }
+    (numbers, lost)
+}
+
+#[test]
+fn a_full_spool_drops_hardware_samples_before_anything_else() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mut spool = Spool::open(scratch.path(), total(20_000)).expect("a spool");
+    let hardware = fill(&mut spool, Stream::Hardware, 6_000);
+    let logs = fill(&mut spool, Stream::Logs, 13_000);
+    let series = fill(&mut spool, Stream::Series, 20_000);
+    for n in 1..=20 {
+        let taken = spool.append(Stream::Series, vec![event(n)], BTreeMap::new()).expect("taken");
+        assert_eq!(taken, Appended::Accepted);
+        assert!(spool.bytes() <= 20_000 + 100, "{} bytes", spool.bytes());
+    }
+    spool.append(Stream::Hardware, vec![event(0)], BTreeMap::new()).expect("appended");
+    let (kept, lost) = told(&mut spool, Stream::Hardware);
+    assert!(lost > 0 && kept.len() > 1, "the oldest segments went, and not all: {lost} lost");
+    assert_eq!(u64::try_from(kept.len()).expect("a count") + lost, hardware + 1);
+    let all = |count: u64| ((1..=count).collect::<Vec<_>>(), 0);
+    assert_eq!(told(&mut spool, Stream::Logs), all(logs));
+    assert_eq!(told(&mut spool, Stream::Series), all(series + 20));
+}
+
+#[test]
+fn without_hardware_samples_a_full_spool_drops_logs() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mut spool = Spool::open(scratch.path(), total(20_000)).expect("a spool");
+    let logs = fill(&mut spool, Stream::Logs, 10_000);
+    let series = fill(&mut spool, Stream::Series, 20_000);
+    for stream in [Stream::Series, Stream::State, Stream::Logs] {
+        for n in 1..=10 {
+            let taken = spool.append(stream, vec![event(n)], one("r", n)).expect("taken");
+            assert_eq!(taken, Appended::Accepted, "{}", stream.name());
+            assert!(spool.bytes() <= 20_000 + 200, "{} bytes", spool.bytes());
+        }
+    }
+    let (kept, lost) = told(&mut spool, Stream::Logs);
+    assert!(lost > 0 && kept.len() > 10, "the oldest segments went, and not all: {lost} lost");
+    assert_eq!(u64::try_from(kept.len()).expect("a count") + lost, logs + 10);
+    assert_eq!(told(&mut spool, Stream::Series), ((1..=series + 10).collect(), 0));
+    assert_eq!(told(&mut spool, Stream::State), ((1..=10).collect(), 0));
+    drop(spool);
+    let spool = Spool::open(scratch.path(), total(20_000)).expect("it opens again");
+    assert_eq!(spool.cursor(Stream::Logs, "r"), Some(&b"10"[..]), "positions outlive segments");
+}
+
+#[test]
+fn when_metrics_alone_fill_the_spool_readers_wait_and_nothing_protected_is_lost() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mut spool = Spool::open(scratch.path(), total(20_000)).expect("a spool");
+    fill(&mut spool, Stream::Logs, 3_000);
+    let mut series = 0;
+    while spool.append(Stream::Series, vec![event(series)], one("m", series)).expect("appended")
+        == Appended::Accepted
+    {
+        series += 1;
+        assert!(series < 10_000, "it is never full");
+    }
+    let position = spool.cursor(Stream::Series, "m").map(<[u8]>::to_vec);
+    assert_eq!(position, Some((series - 1).to_string().into_bytes()), "what waits is not read");
+    let log = spool.append(Stream::Logs, vec![event(1)], one("l", 1)).expect("no error");
+    assert_eq!(log, Appended::Full, "the engine's file keeps log lines meanwhile");
+    for n in 1..=50 {
+        let state = spool.append(Stream::State, vec![event(n)], BTreeMap::new()).expect("appended");
+        assert_eq!(state, Appended::Accepted, "a state is always taken");
+        let sample = vec![event(n)];
+        let sample = spool.append(Stream::Hardware, sample, BTreeMap::new()).expect("appended");
+        assert_eq!(sample, Appended::Accepted);
+    }
+    assert_eq!(told(&mut spool, Stream::Hardware), (vec![50], 49), "the newest and a gap");
+    assert_eq!(told(&mut spool, Stream::Series), ((1..=series).collect(), 0));
+    assert_eq!(told(&mut spool, Stream::State), ((1..=50).collect(), 0));
+    spool.ack(Stream::Series, Seq::new(series)).expect("acknowledged");
+    for (stream, key) in [(Stream::Series, "m"), (Stream::Logs, "l")] {
+        let taken = spool.append(stream, vec![event(1)], one(key, 7)).expect("appended");
+        assert_eq!(taken, Appended::Accepted, "{} goes on", stream.name());
+    }
+    let (kept, lost) = told(&mut spool, Stream::Logs);
+    assert_eq!((kept.len(), lost > 0), (1, true), "the gap says how many are missing");
 }

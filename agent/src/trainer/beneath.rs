@@ -15,6 +15,12 @@ use hone_proto::quantity::Bytes;
 use rustix::fs::{CWD, Dir as RawDir, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
+mod listing;
+
+pub use listing::{Entry, EntryKind, WalkBounds};
+
+/// Read at once of a file that is read whole, whatever its size.
+const PIECE: usize = 1 << 20;
 /// Longest path beneath a root, in bytes.
 const MAX_PATH_LEN: usize = 1024;
 /// Longest component, as file systems have it.
@@ -84,7 +90,7 @@ impl RelPath {
     }
 
     /// A name of the contract, known to be plain.
-    pub(super) fn constant(name: &'static str) -> Self {
+    pub(crate) fn constant(name: &'static str) -> Self {
         debug_assert!(name.parse::<Self>().is_ok());
         Self(name.to_owned())
     }
@@ -230,7 +236,8 @@ fn plain_identity(path: &RelPath, fd: &OwnedFd) -> Result<FileIdentity, FileErro
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return not_plain("it is not a regular file");
     }
-    if stat.st_nlink != 1 {
+    // One that is open may have lost its only name since.
+    if stat.st_nlink > 1 {
         return not_plain("it has more than one name");
     }
     Ok(FileIdentity {
@@ -297,6 +304,26 @@ impl PlainFile {
             }
         }
         Ok(filled)
+    }
+
+    /// Hands the whole content over, a piece at a time, and says how long it is.
+    ///
+    /// # Errors
+    /// When the system refuses, or `take` does.
+    pub fn pieces<E: From<FileError>>(
+        &self,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        let mut buffer = vec![0; PIECE];
+        let mut offset = 0;
+        loop {
+            let read = self.read_at(&mut buffer, offset)?;
+            if read == 0 {
+                return Ok(offset);
+            }
+            take(&buffer[..read])?;
+            offset += read as u64;
+        }
     }
 
     /// The whole content, when it is no larger than `limit`.

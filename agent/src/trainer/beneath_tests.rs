@@ -1,8 +1,7 @@
 //! A hostile directory, tried with each trick of section 6 row 50 of the fault list.
 
 use std::os::unix::fs::symlink;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Barrier;
 
 use proptest::prelude::*;
 use rustix::fs::{CWD, mknodat};
@@ -84,37 +83,56 @@ fn nothing_but_a_plain_file_is_ever_opened() {
     assert!(Dir::open(&temp.path().join("rootlink")).is_err());
 }
 
+/// Rounds of the race; each swaps the file for a link and back.
+const ROUNDS: u32 = 1_000;
+
+/// Opens and reads; a name that is just being swapped may be refused.
+fn content(dir: &Dir) -> Option<Vec<u8>> {
+    let file = dir.file(&rel("sub/deep")).ok().flatten()?;
+    file.read_all(Bytes::new(64)).ok()
+}
+
+/// In each half of a round both sides leave the gate together: one swaps what the name stands for while the other opens
+/// it. Behind the next gate the swap is over, and what is seen then must be what was put there. Thus every half is known
+/// to have raced with a real swap, whoever was faster.
 #[test]
 fn a_swap_race_never_yields_the_secret() {
     let (temp, dir) = setup();
-    let root = temp.path().join("root");
-    let stop = Arc::new(AtomicBool::new(false));
-    let swapper = std::thread::spawn({
-        let stop = stop.clone();
-        move || {
-            symlink("../../secret", root.join("sub/evil")).expect("linked");
-            while !stop.load(Ordering::Relaxed) {
-                std::fs::write(root.join("sub/good"), "deep").expect("written");
-                std::fs::rename(root.join("sub/good"), root.join("sub/deep")).expect("moved");
-                symlink("../../secret", root.join("sub/evil2")).expect("linked");
-                std::fs::rename(root.join("sub/evil2"), root.join("sub/deep")).expect("moved");
+    let sub = temp.path().join("root/sub");
+    let gate = Barrier::new(2);
+    let (mut leaked, mut unseen) = (0, 0);
+    // Nobody may leave early, also when something fails: the other side would wait at the gate for ever.
+    let mut race = |expected: Option<&[u8]>| {
+        gate.wait();
+        leaked += u32::from(content(&dir).is_some_and(|content| content != b"deep"));
+        gate.wait();
+        unseen += u32::from(content(&dir).as_deref() != expected);
+    };
+    let swapped: io::Result<()> = std::thread::scope(|scope| {
+        let swapper = scope.spawn(|| {
+            let (mut all, link, good) = (Ok(()), sub.join("link"), sub.join("good"));
+            for _ in 0..ROUNDS {
+                let made = symlink("../../secret", &link);
+                gate.wait();
+                let moved = std::fs::rename(&link, sub.join("deep"));
+                gate.wait();
+                let written = std::fs::write(&good, "deep");
+                gate.wait();
+                let back = std::fs::rename(&good, sub.join("deep"));
+                gate.wait();
+                all = all.and(made).and(moved).and(written).and(back);
             }
+            all
+        });
+        for _ in 0..ROUNDS {
+            race(None);
+            race(Some(b"deep"));
         }
+        swapper.join().expect("the swapper ends")
     });
-    let mut seen = [0, 0];
-    while seen.iter().sum::<u32>() < 2000 {
-        match dir.file(&rel("sub/deep")) {
-            Ok(Some(file)) => {
-                let content = file.read_all(Bytes::new(64)).expect("read");
-                assert_ne!(content, b"secret");
-                seen[0] += 1;
-            }
-            Ok(None) | Err(_) => seen[1] += 1,
-        }
-    }
-    stop.store(true, Ordering::Relaxed);
-    swapper.join().expect("the swapper ends");
-    assert!(seen[0] > 0, "the file was never seen: the test proved nothing");
+    swapped.expect("every swap was made");
+    assert_eq!(leaked, 0, "something else than the file was read in the race");
+    assert_eq!(unseen, 0, "a swap was not seen: these rounds proved nothing");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use hone_proto::id::Step;
@@ -224,8 +225,18 @@ pub fn find_package(
     }))
 }
 
+/// The checkpoints in a folder that have all that their manifests list, earliest step first.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn complete_checkpoints(folder: &Path) -> Result<Vec<(Step, RelPath)>, FileError> {
+    let found = find_checkpoints(&Dir::open(folder)?, CompletenessRule::NativeManifest)?;
+    let complete = found.into_iter().filter(|checkpoint| checkpoint.manifest().is_some());
+    Ok(complete.map(|checkpoint| (checkpoint.step, checkpoint.path)).collect())
+}
+
 /// The step in a folder's name, written in the one way in which tools write it.
-fn step_of(name: &str) -> Option<Step> {
+pub(crate) fn step_of(name: &str) -> Option<Step> {
     let digits = name.strip_prefix(FOLDER_PREFIX)?;
     let step: u64 = digits.parse().ok()?;
     (step.to_string() == digits).then(|| Step::new(step))
@@ -259,7 +270,8 @@ fn native_manifest(
     Ok(manifest)
 }
 
-fn open(dir: &Dir, path: &RelPath) -> Result<PlainFile, String> {
+/// A file that has to be there; what is wrong is for people.
+pub(crate) fn open(dir: &Dir, path: &RelPath) -> Result<PlainFile, String> {
     dir.file(path).map_err(|error| error.to_string())?.ok_or_else(|| format!("{path} is missing"))
 }
 

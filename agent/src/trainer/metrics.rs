@@ -6,6 +6,7 @@ use hone_proto::id::Attempt;
 use serde::{Deserialize, Serialize};
 
 use super::beneath::{Dir, FileError, RelPath};
+use super::lines::{Line, take_lines};
 use super::record::{RecordError, TrainerRecord};
 
 /// Name of the file in the metrics directory.
@@ -51,36 +52,25 @@ impl MetricsBatch {
     }
 
     /// Consumes what can be consumed of `bytes`, which start at the cursor.
-    fn take(&mut self, attempt: Attempt, cursor: &mut MetricsCursor, mut bytes: &[u8]) {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
-            if cursor.skipping {
-                cursor.skipping = false;
-            } else if line.len() > MAX_LINE_LEN {
-                self.malformed += 1;
-            } else if !line.trim_ascii().is_empty() {
-                self.take_line(attempt, cursor, line);
+    fn take(&mut self, attempt: Attempt, cursor: &mut MetricsCursor, bytes: &[u8]) {
+        let MetricsCursor { offset, last_seq, skipping } = cursor;
+        let taken = take_lines(bytes, skipping, MAX_LINE_LEN, |line| {
+            match line {
+                Line::Whole(line) => self.take_line(attempt, last_seq, line),
+                Line::TooLong => self.malformed += 1,
             }
-            cursor.offset += end as u64 + 1;
-            bytes = rest;
-        }
-        let endless = bytes.len() > MAX_LINE_LEN;
-        if endless && !cursor.skipping {
-            self.malformed += 1;
-            cursor.skipping = true;
-        }
-        if cursor.skipping {
-            cursor.offset += bytes.len() as u64;
-        }
+            true
+        });
+        *offset += taken as u64;
     }
 
-    fn take_line(&mut self, attempt: Attempt, cursor: &mut MetricsCursor, line: &[u8]) {
+    fn take_line(&mut self, attempt: Attempt, last_seq: &mut u64, line: &[u8]) {
         match TrainerRecord::parse(line) {
-            Ok(record) if record.attempt != attempt || record.seq <= cursor.last_seq => {
+            Ok(record) if record.attempt != attempt || record.seq <= *last_seq => {
                 self.repeated += 1;
             }
             Ok(record) => {
-                cursor.last_seq = record.seq;
+                *last_seq = record.seq;
                 self.records.push(record);
             }
             Err(RecordError::UnknownKind) => self.unknown += 1,

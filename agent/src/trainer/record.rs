@@ -192,7 +192,7 @@ fn body(fields: &Fields<'_>) -> Result<RecordBody, RecordError> {
 }
 
 /// A number, or one of the three strings that strict JSON needs for what is no number.
-pub(super) fn real(value: &Value) -> Option<f64> {
+pub(crate) fn real(value: &Value) -> Option<f64> {
     match value {
         Value::Number(number) => number.as_f64(),
         Value::String(text) => match text.as_str() {
@@ -206,7 +206,7 @@ pub(super) fn real(value: &Value) -> Option<f64> {
 }
 
 /// A whole number that is not negative; Python writes some of them with a decimal point.
-pub(super) fn whole(value: &Value) -> Option<u64> {
+pub(crate) fn whole(value: &Value) -> Option<u64> {
     /// Beyond this a float no longer names one whole number.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     value.as_u64().or_else(|| {
@@ -273,7 +273,7 @@ impl Fields<'_> {
     pub(super) fn step(&self, name: &str) -> Option<Step> {
         self.whole(name).map(Step::new)
     }
-    pub(super) fn real(&self, name: &str) -> Option<f64> {
+    pub(crate) fn real(&self, name: &str) -> Option<f64> {
         self.0.get(name).and_then(real)
     }
     /// Unix seconds with a fraction; a float resolves them to less than a microsecond.

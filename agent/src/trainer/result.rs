@@ -11,7 +11,7 @@ use super::record::{Fields, figures, real};
 
 /// Name of the file in the metrics directory.
 pub const RESULT_NAME: &str = "result.json";
-/// Largest result: a long traceback and some hundred figures fit several times, and an event can carry it.
+/// Largest result that is read: a long traceback and some hundred figures fit many times.
 const MAX_RESULT_SIZE: Bytes = Bytes::new(256 * 1024);
 
 /// How the trainer says it ended.
@@ -69,8 +69,22 @@ pub struct TrainerResult {
     pub error: Option<TrainerFailure>,
     /// Whether another attempt may help, in the trainer's opinion.
     pub retryable: Option<bool>,
-    /// The file as it was written: what is kept with the outcome.
+    /// The file as it was written.
     pub json: String,
+}
+
+impl TrainerResult {
+    /// The file as it is kept with the outcome: whole up to `max` bytes, else without some of its optional parts, which
+    /// are named.
+    #[must_use]
+    pub fn kept(&self, max: usize) -> (String, Vec<String>) {
+        if self.json.len() <= max {
+            return (self.json.clone(), Vec::new());
+        }
+        // It was parsed before.
+        let map: Map<String, Value> = serde_json::from_str(&self.json).unwrap_or_default();
+        super::cut::cut(&map, max)
+    }
 }
 
 /// Reads the result of `attempt`. Nothing when there is none, when it is of another attempt, or when it cannot be

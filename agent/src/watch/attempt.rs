@@ -2,11 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hone_proto::event::{LogRecord, Metrics, Payload, Stream, TrainerStart};
+use hone_proto::event::{Payload, Stream};
 use hone_proto::id::{AttemptId, Step};
-use hone_proto::time::{Now, WallNanos};
+use hone_proto::time::Now;
 
-use super::Traces;
+use super::Known;
+use super::events::{of_log, of_record};
+use super::last_word::{LastWord, last_word};
+use super::tool::{ToolBatch, ToolCursor, Trainer};
+use crate::adapters::push::Pushes;
 use crate::core::Input;
 use crate::core::input::{Drained, Found, TrainerWord};
 use crate::driver::{Gone, Handle, Record};
@@ -17,8 +21,8 @@ use crate::observe::cgroup::{Place, read_once};
 use crate::runtime::LogLimit;
 use crate::spool::Appended;
 use crate::trainer::{
-    Completeness, CompletenessRule, Dir, MetricsCursor, MetricsReader, RecordBody, ResultStatus,
-    TrainerRecord, find_checkpoints, find_package, read_result,
+    Completeness, CompletenessRule, Dir, MetricsCursor, MetricsReader, complete_checkpoints,
+    find_package,
 };
 
 /// Bytes of a log that are read at once.
@@ -42,12 +46,17 @@ pub(super) struct Reader {
     told: BTreeSet<Step>,
     oom_kills: u64,
     quiet: u32,
+    trainer: Trainer,
+    tool_cursor: Option<ToolCursor>,
+    /// What was read of a foreign tool and found no room in the spool.
+    owed: Option<ToolBatch>,
+    pushes: Pushes,
     /// The spool had no room in this look.
     held_up: bool,
 }
 
 impl Reader {
-    pub(super) fn new(id: AttemptId, layout: &Layout) -> Self {
+    pub(super) fn new(id: AttemptId, layout: &Layout, pushes: &Pushes) -> Self {
         Self {
             id,
             dirs: layout.attempt(id),
@@ -59,6 +68,10 @@ impl Reader {
             told: BTreeSet::new(),
             oom_kills: 0,
             quiet: 0,
+            trainer: Trainer::Unknown,
+            tool_cursor: None,
+            owed: None,
+            pushes: pushes.clone(),
             held_up: false,
         }
     }
@@ -67,11 +80,11 @@ impl Reader {
     pub(super) fn look(
         &mut self,
         driver: &Handle,
-        traces: Option<&Traces>,
+        known: Option<&Known>,
         ends: bool,
     ) -> Result<Option<Drained>, Gone> {
-        if let Some(pid) = traces.and_then(|traces| traces.pid)
-            && let Some(reading) = read_once(&HostRoots::default(), None, &Place::Pid(pid))
+        if let Some(init) = known.and_then(|known| known.init)
+            && let Some(reading) = read_once(&HostRoots::default(), None, &Place::Init(init))
         {
             self.oom_kills = self.oom_kills.max(reading.oom_kills.unwrap_or(0));
         }
@@ -85,12 +98,14 @@ impl Reader {
             }
         }
         loop {
-            let (now_read, more) = self.read_logs(driver, traces, ends)?;
+            let (now_read, more) = self.read_logs(driver, known, ends)?;
             read += now_read;
             if !more {
                 break;
             }
         }
+        let (tool_read, taken) = self.read_tool(driver, ends)?;
+        read += tool_read;
         let checkpoints = self.checkpoints();
         if !ends {
             let mut checkpoints = checkpoints;
@@ -103,11 +118,26 @@ impl Reader {
             }
             return Ok(None);
         }
-        self.quiet = if read == 0 && !self.held_up { self.quiet + 1 } else { 0 };
+        self.quiet = if read == 0 && !self.held_up && taken { self.quiet + 1 } else { 0 };
         if self.quiet < QUIET_LOOKS {
             return Ok(None);
         }
-        Ok(Some(self.drained(checkpoints)))
+        if let Some(tool) = self.trainer.tool() {
+            let word = tool.last_word(known.and_then(|known| known.exit));
+            if !tool.package(&word) {
+                return Ok(None);
+            }
+            return Ok(Some(self.drained(checkpoints, Some(word))));
+        }
+        let LastWord { word, notices } = last_word(&self.dirs.metrics(), self.id);
+        if !notices.is_empty() {
+            let events = notices.into_iter().map(|notice| (Now::read(), notice)).collect();
+            let record = Record { events, ..Record::default() };
+            if driver.record_blocking(record)? == Appended::Full {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.drained(checkpoints, word)))
     }
 
     fn key(&self, what: &str) -> String {
@@ -139,7 +169,7 @@ impl Reader {
         }
         let lost = batch.malformed + batch.unknown;
         let mut events: Vec<_> =
-            batch.records.iter().filter_map(|record| self.event(record)).collect();
+            batch.records.iter().filter_map(|record| of_record(self.id, record)).collect();
         if lost > 0 {
             let gap = Payload::Gap {
                 attempt: Some(self.id),
@@ -171,59 +201,58 @@ impl Reader {
         }
     }
 
-    fn event(&self, record: &TrainerRecord) -> Option<(Now, Payload)> {
-        let attempt = self.id;
-        let payload = match &record.body {
-            RecordBody::Start {
-                max_steps, resumed_from, trainable_params, total_params, ..
-            } => Payload::Start(TrainerStart {
-                attempt,
-                max_steps: *max_steps,
-                resumed_from: resumed_from.unwrap_or_default(),
-                trainable_params: *trainable_params,
-                total_params: *total_params,
-            }),
-            RecordBody::Phase { name, begin } => {
-                Payload::TrainerPhase { attempt, name: name.clone(), begin: *begin }
+    /// Reads what a foreign tool leaves. How much that was, and whether no checkpoint is left to take.
+    fn read_tool(&mut self, driver: &Handle, ends: bool) -> Result<(usize, bool), Gone> {
+        if matches!(self.trainer, Trainer::Unknown) {
+            self.trainer = Trainer::of(self.id, &self.dirs, &self.pushes);
+        }
+        let key = self.key("tool");
+        let Some(tool) = self.trainer.tool() else { return Ok((0, true)) };
+        let batch = match self.owed.take() {
+            Some(owed) => owed,
+            None => {
+                let before = match &self.tool_cursor {
+                    Some(cursor) => cursor.clone(),
+                    None => {
+                        let stored =
+                            driver.cursors_blocking(vec![(Stream::Series, key.clone())])?;
+                        decode(stored.into_iter().next().flatten())
+                    }
+                };
+                tool.read(&before)
             }
-            RecordBody::Metrics { split, epoch, values } => Payload::Metrics(Metrics {
-                attempt,
-                step: record.step,
-                split: split.clone(),
-                epoch: *epoch,
-                values: values.iter().map(|(name, value)| (name.clone(), *value)).collect(),
-            }),
-            RecordBody::Notice { level, code, message } => Payload::Notice {
-                attempt,
-                level: level.name().to_owned(),
-                code: code.clone(),
-                message: message.clone(),
-            },
-            RecordBody::Sample { prompt, text } => Payload::Notice {
-                attempt,
-                level: "info".to_owned(),
-                code: "sample".to_owned(),
-                message: format!("{prompt}: {text}"),
-            },
-            // Checkpoints are found where they lie; the end is in the result.
-            RecordBody::Checkpoint { .. } | RecordBody::End { .. } => return None,
         };
-        Some((at(record.at), payload))
+        let read = batch.events.len() + usize::from(batch.more);
+        if !batch.events.is_empty() {
+            let cursors = BTreeMap::from([(key, encode(&batch.cursor))]);
+            let record = Record { events: batch.events.clone(), cursors };
+            match driver.record_blocking(record)? {
+                Appended::Accepted => self.step = self.step.max(tool.step()),
+                Appended::Full => {
+                    // What was pushed or printed cannot be read again.
+                    self.owed = Some(batch);
+                    self.held_up = true;
+                    return Ok((0, false));
+                }
+            }
+        }
+        self.tool_cursor = Some(batch.cursor);
+        Ok((read, tool.keep(ends)))
     }
 
     fn read_logs(
         &mut self,
         driver: &Handle,
-        traces: Option<&Traces>,
+        known: Option<&Known>,
         ends: bool,
     ) -> Result<(usize, bool), Gone> {
-        let Some(traces) = traces else { return Ok((0, false)) };
+        let Some(known) = known else { return Ok((0, false)) };
         let key = self.key("log");
         if self.logs.is_none() {
             let stored = driver.cursors_blocking(vec![(Stream::Logs, key.clone())])?;
             let cursor: LogCursor = decode(stored.into_iter().next().flatten());
             let kept = LogLimit::default().files;
-            self.logs = Some(LogReader::new(traces.log.clone(), cursor, kept));
+            self.logs = Some(LogReader::new(known.log.clone(), cursor, kept));
         }
         let Some(reader) = &mut self.logs else { return Ok((0, false)) };
         let batch = match reader.poll(Now::read().wall, LOG_BYTES) {
@@ -250,7 +279,14 @@ impl Reader {
         };
         let read = items.len();
         let attempt = self.id;
-        let events = items.into_iter().map(|item| log_event(attempt, item)).collect();
+        if let Some(tool) = self.trainer.tool() {
+            for item in &items {
+                if let LogItem::Line(line) = item {
+                    tool.printed(&line.text);
+                }
+            }
+        }
+        let events = items.into_iter().map(|item| of_log(attempt, item)).collect();
         let cursors = BTreeMap::from([(key, encode(&cursor))]);
         match driver.record_blocking(Record { events, cursors })? {
             Appended::Accepted => Ok((read, batch.more)),
@@ -264,12 +300,10 @@ impl Reader {
     }
 
     fn checkpoints(&self) -> Vec<Found> {
-        let Ok(output) = Dir::open(&self.dirs.output()) else { return Vec::new() };
-        match find_checkpoints(&output, CompletenessRule::NativeManifest) {
+        match complete_checkpoints(&self.dirs.saved()) {
             Ok(found) => found
                 .into_iter()
-                .filter(|checkpoint| checkpoint.manifest().is_some())
-                .map(|c| Found { step: c.step, path: c.path.as_str().to_owned() })
+                .map(|(step, path)| Found { step, path: path.as_str().to_owned() })
                 .collect(),
             Err(error) => {
                 tracing::debug!(attempt = %self.id, "output not read: {error}");
@@ -278,9 +312,9 @@ impl Reader {
         }
     }
 
-    fn drained(&self, checkpoints: Vec<Found>) -> Drained {
-        let package = Dir::open(&self.dirs.output()).ok().and_then(|output| {
-            match find_package(&output, CompletenessRule::NativeManifest) {
+    fn drained(&self, checkpoints: Vec<Found>, result: Option<TrainerWord>) -> Drained {
+        let package = Dir::open(&self.dirs.saved()).ok().and_then(|saved| {
+            match find_package(&saved, CompletenessRule::NativeManifest) {
                 Ok(Some(Completeness::Complete(_))) => Some("package".to_owned()),
                 Ok(Some(Completeness::Incomplete { why })) => {
                     tracing::warn!(attempt = %self.id, "the package is incomplete: {why}");
@@ -293,66 +327,7 @@ impl Reader {
                 }
             }
         });
-        Drained {
-            step: self.step,
-            checkpoints,
-            package,
-            result: self.last_word(),
-            oom_kills: self.oom_kills,
-        }
-    }
-
-    fn last_word(&self) -> Option<TrainerWord> {
-        let dir = Dir::open(&self.dirs.metrics()).ok()?;
-        let result = read_result(&dir, self.id.token.attempt).ok().flatten()?;
-        let status = match result.status {
-            ResultStatus::Completed => "completed",
-            ResultStatus::Interrupted => "interrupted",
-            ResultStatus::Failed => "failed",
-        };
-        let message = match (&result.error, &result.reason) {
-            (Some(error), _) => format!("{}: {}", error.kind, error.message),
-            (None, Some(reason)) => reason.clone(),
-            (None, None) => status.to_owned(),
-        };
-        Some(TrainerWord {
-            status: status.to_owned(),
-            code: i32::try_from(result.code).unwrap_or(1),
-            message,
-            step: result.step,
-            json: if result.json.len() <= MAX_RESULT { result.json } else { String::new() },
-        })
-    }
-}
-
-/// A larger result is not passed on: it would not fit a stored record beside the job.
-const MAX_RESULT: usize = 8 << 10;
-
-/// The trainer's own time; its boot clock is not known.
-fn at(wall: WallNanos) -> Now {
-    Now { wall, boot: Now::read().boot }
-}
-
-fn log_event(attempt: AttemptId, item: LogItem) -> (Now, Payload) {
-    match item {
-        LogItem::Line(line) => {
-            let record = LogRecord {
-                attempt,
-                output: line.output.name().to_owned(),
-                level: line.level,
-                text: line.text,
-            };
-            (at(line.at), Payload::Log(record))
-        }
-        LogItem::Gap(gap) => {
-            let gap = Payload::Gap {
-                attempt: Some(attempt),
-                what: Stream::Logs.name().to_owned(),
-                count: gap.lines.unwrap_or(1),
-                reason: "the engine rotated its log before it was read".to_owned(),
-            };
-            (Now::read(), gap)
-        }
+        Drained { step: self.step, checkpoints, package, result, oom_kills: self.oom_kills }
     }
 }
 

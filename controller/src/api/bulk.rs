@@ -138,6 +138,16 @@ pub trait Fleet: Send + Sync + 'static {
         scope: &Scope,
     ) -> impl Future<Output = Result<ProjectName, Refusal>> + Send;
 
+    /// The scope's project, if the caller may commit for it. Also for an attempt that is over: an answer that was lost is
+    /// given again, and whatever is new is refused by [`Fleet::commit`].
+    fn scope_of_commit(
+        &self,
+        caller: &Peer,
+        scope: &Scope,
+    ) -> impl Future<Output = Result<ProjectName, Refusal>> + Send {
+        self.authorise_scope(caller, scope)
+    }
+
     /// Decides about a commit and makes the decision durable. Repeated calls with the same manifest answer the same.
     fn commit(&self, call: CommitCall) -> impl Future<Output = Result<(), Refusal>> + Send;
 

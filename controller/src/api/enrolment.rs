@@ -103,8 +103,8 @@ impl wire::enrolment_server::Enrolment for EnrolmentService {
         // A request that cannot be signed must not cost the token.
         Signing::read(&csr).map_err(|error| renewal::refusal(&error))?;
         let subject = self.spend(&request).await?;
-        tracing::info!(?subject, "enrolled");
-        Ok(Response::new(self.renewals.issue(subject, &csr).await?.answer))
+        tracing::info!(%subject, "enrolled");
+        Ok(Response::new(self.renewals.issue(subject, &csr, None).await?.answer))
     }
 
     async fn renew_expired(
@@ -114,12 +114,12 @@ impl wire::enrolment_server::Enrolment for EnrolmentService {
         self.admit(&request)?;
         let csr = request.into_inner().csr_der;
         let signing = Signing::read(&csr).map_err(|error| renewal::refusal(&error))?;
-        let key = signing.key().to_string();
-        let held = self.fleet.read(move |fleet| fleet.holder_of(&key)).await?;
+        let key = signing.key();
+        let held = self.fleet.read(move |fleet| fleet.holder_of(&key.to_string())).await?;
         let now = Now::read().wall;
         match held {
             Some((subject, held)) if now.since(held.not_after) <= self.renewals.grace() => {
-                Ok(Response::new(self.renewals.issue(subject, &csr).await?.answer))
+                Ok(Response::new(self.renewals.issue(subject, &csr, Some(key)).await?.answer))
             }
             Some(_) | None => Err(Refusal::new(
                 Reason::NotPermitted,

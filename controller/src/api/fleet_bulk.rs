@@ -6,6 +6,9 @@ use hone_proto::error::{Reason, Refusal};
 use hone_proto::id::{Digest, ProjectName};
 use hone_proto::identity::{Peer, Role};
 use hone_proto::manifest::Kind;
+use hone_proto::telemetry;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use super::bulk::{CommitCall, Fleet};
 use crate::core::record::SavedKind;
@@ -23,29 +26,9 @@ impl BulkFleet {
     pub fn new(fleet: Handle) -> Self {
         Self(Arc::new(fleet))
     }
-}
 
-fn denied() -> Refusal {
-    Refusal::new(Reason::NotPermitted, "this scope is not the caller's")
-}
-
-impl Fleet for BulkFleet {
-    async fn authorise_scope(&self, caller: &Peer, scope: &Scope) -> Result<ProjectName, Refusal> {
-        match (caller, scope) {
-            (Peer::Node(node), Scope::Attempt(attempt)) => {
-                let (node, attempt) = (node.clone(), *attempt);
-                self.0.read(move |fleet| fleet.owns(&node, attempt)).await?
-            }
-            (Peer::User(user), Scope::Project(project)) => {
-                let access = self.0.access();
-                let known = access.borrow().users.contains_key(user);
-                if known { Ok(project.clone()) } else { Err(denied()) }
-            }
-            (Peer::Node(_) | Peer::User(_) | Peer::Controller, _) => Err(denied()),
-        }
-    }
-
-    async fn commit(&self, call: CommitCall) -> Result<(), Refusal> {
+    /// The core's word on a commit; durable when it comes.
+    async fn decide(&self, call: CommitCall) -> Result<(), Refusal> {
         let manifest = call.manifest.manifest();
         let digest = call.manifest.digest();
         let bytes = manifest.total_size();
@@ -85,6 +68,48 @@ impl Fleet for BulkFleet {
         match reply {
             Reply::Done | Reply::Job { .. } | Reply::Spent(_) => Ok(()),
         }
+    }
+}
+
+fn denied() -> Refusal {
+    Refusal::new(Reason::NotPermitted, "this scope is not the caller's")
+}
+
+impl Fleet for BulkFleet {
+    async fn authorise_scope(&self, caller: &Peer, scope: &Scope) -> Result<ProjectName, Refusal> {
+        match (caller, scope) {
+            (Peer::Node(node), Scope::Attempt(attempt)) => {
+                let (node, attempt) = (node.clone(), *attempt);
+                self.0.read(move |fleet| fleet.holds(&node, attempt)).await?
+            }
+            (Peer::User(user), Scope::Project(project)) => {
+                let access = self.0.access();
+                let known = access.borrow().users.contains_key(user);
+                if known { Ok(project.clone()) } else { Err(denied()) }
+            }
+            (Peer::Node(_) | Peer::User(_) | Peer::Controller, _) => Err(denied()),
+        }
+    }
+
+    async fn scope_of_commit(&self, caller: &Peer, scope: &Scope) -> Result<ProjectName, Refusal> {
+        match (caller, scope) {
+            (Peer::Node(node), Scope::Attempt(attempt)) => {
+                let (node, attempt) = (node.clone(), *attempt);
+                self.0.read(move |fleet| fleet.owns(&node, attempt)).await?
+            }
+            (Peer::Node(_) | Peer::User(_) | Peer::Controller, _) => {
+                self.authorise_scope(caller, scope).await
+            }
+        }
+    }
+
+    async fn commit(&self, call: CommitCall) -> Result<(), Refusal> {
+        let span = tracing::info_span!("commit", scope = %call.scope, otel.status_code = Empty);
+        let committed = self.decide(call).instrument(span.clone()).await;
+        if committed.is_err() {
+            telemetry::failed(&span);
+        }
+        committed
     }
 
     async fn readable(

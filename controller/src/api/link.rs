@@ -3,10 +3,11 @@
 
 use std::pin::Pin;
 
+use hone_proto::convert::bounds::{MAX_INVENTORY, sample_fits};
 use hone_proto::convert::{self, WireError};
 use hone_proto::error::{Reason, Refusal};
-use hone_proto::event::Event;
 use hone_proto::id::{AttemptId, Generation, NodeId, Revision};
+use hone_proto::time::BootNanos;
 use hone_proto::wire;
 use hone_proto::wire::agent_message::Message as FromAgent;
 use hone_proto::wire::controller_message::Message as ToWire;
@@ -27,6 +28,10 @@ const OUTBOX: usize = 64;
 
 /// Events of one batch at most; an honest agent sends far fewer.
 const MAX_EVENTS: usize = 4096;
+
+/// Bytes of one batch at most. Agents send 256 KiB; what a turn writes about a batch stays far below what one commit of
+/// the store takes.
+const MAX_BATCH: usize = 1024 * 1024;
 
 /// Attempts that a node may name.
 const MAX_ATTEMPTS: usize = 4096;
@@ -64,15 +69,22 @@ impl wire::link_server::Link for LinkService {
         };
         let protocol = agree(hello.protocol_min, hello.protocol_max)?;
         let (sender, outgoing) = mpsc::channel(OUTBOX);
+        // Before the session opens: it replaces the one before it.
+        let mut hello = introduce(node.clone(), hello).map_err(Refusal::from)?;
         let session = self.fleet.open_session(node.clone(), sender).await?;
-        let hello = introduce(node.clone(), session, hello).map_err(Refusal::from)?;
+        hello.session = session;
         self.fleet.tell(Input::Hello(Box::new(hello))).await?;
         let fleet = self.fleet.clone();
         tokio::spawn(async move {
-            if let Err(refusal) = listen(&fleet, &node, session, incoming).await {
-                tracing::warn!(%node, reason = %refusal.reason, "link ended: {refusal}");
-            }
-            // The fleet may be gone already.
+            let why = match listen(&fleet, &node, session, incoming).await {
+                Ok(()) => Refusal::new(Reason::Unavailable, "the node's stream ended"),
+                Err(refusal) => {
+                    tracing::warn!(%node, reason = %refusal.reason, "link ended: {refusal}");
+                    refusal
+                }
+            };
+            // The other direction ends with it, or the node would wait for answers. The fleet may be gone already.
+            let _ = fleet.end_session(node.clone(), session, why).await;
             let _ = fleet.tell(Input::Closed { node, session }).await;
         });
         let lease_ms =
@@ -97,7 +109,8 @@ impl wire::link_server::Link for LinkService {
                 return Err(bad("the controller renews by itself").into());
             }
         };
-        let issued = self.renewals.issue(subject, &request.get_ref().csr_der).await?;
+        let with = super::key(&request);
+        let issued = self.renewals.issue(subject, &request.get_ref().csr_der, with).await?;
         let mut answer = Response::new(issued.answer);
         // The access layer reads it: what the caller has open outlives the old certificate.
         answer.extensions_mut().insert(Renewed(issued.facts));
@@ -144,7 +157,7 @@ async fn listen(
         };
         match message {
             Some(FromAgent::Heartbeat(beat)) => {
-                if let Some(sample) = beat.sample.clone() {
+                if let Some(sample) = beat.sample.clone().filter(sample_fits) {
                     fleet.keep_sample(node.clone(), sample);
                 }
                 fleet.tell(Input::Heartbeat(heartbeat(node, session, beat)?)).await?;
@@ -165,16 +178,22 @@ fn attempts(refs: Vec<wire::AttemptRef>) -> Result<Vec<AttemptId>, WireError> {
     Ok(refs.into_iter().map(AttemptId::from).collect())
 }
 
-fn introduce(node: NodeId, session: Session, hello: wire::Hello) -> Result<Hello, WireError> {
+fn introduce(node: NodeId, hello: wire::Hello) -> Result<Hello, WireError> {
+    let inventory = hello.inventory.unwrap_or_default().encode_to_vec();
+    if inventory.len() > MAX_INVENTORY {
+        let text = format!("{} bytes: at most {MAX_INVENTORY} are taken", inventory.len());
+        return Err(convert::malformed("hello.inventory", text));
+    }
     Ok(Hello {
         node,
-        session,
+        session: Session::default(),
         boot: hello.boot_id.parse().map_err(|e| convert::malformed("hello.boot_id", e))?,
+        said: hello.at.map(|at| BootNanos::new(at.boot_ns)),
         spool: hello.spool_id.parse().map_err(|e| convert::malformed("hello.spool_id", e))?,
         attempts: attempts(hello.attempts)?,
         highest_generation: Generation::new(hello.highest_generation),
         capacity: capacity(&hello.allocatable.unwrap_or_default())?,
-        inventory: hello.inventory.unwrap_or_default().encode_to_vec(),
+        inventory,
         hostname: hello.hostname.chars().filter(|c| !c.is_control()).take(64).collect(),
         version: hello.agent_version.chars().filter(|c| !c.is_control()).take(64).collect(),
     })
@@ -196,14 +215,16 @@ fn heartbeat(
 }
 
 fn events(node: &NodeId, batch: wire::EventBatch) -> Result<Input, WireError> {
-    if batch.events.len() > MAX_EVENTS {
+    if batch.events.len() > MAX_EVENTS || batch.encoded_len() > MAX_BATCH {
         return Err(convert::malformed("events", "too many in one batch"));
     }
+    let stream = convert::event::stream(batch.stream)?;
+    let reported = |event| convert::event::reported(stream, event);
     Ok(Input::Events {
         node: node.clone(),
         spool: batch.spool_id.parse().map_err(|e| convert::malformed("events.spool_id", e))?,
-        stream: convert::event::stream(batch.stream)?,
-        events: batch.events.into_iter().map(Event::try_from).collect::<Result<_, _>>()?,
+        stream,
+        events: batch.events.into_iter().map(reported).collect::<Result<_, _>>()?,
     })
 }
 
@@ -242,3 +263,6 @@ fn to_wire(
     };
     wire::ControllerMessage { message: Some(message) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 //! What people ask for. The access layer has checked the role; ownership is the core's to check.
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,25 +8,35 @@ use hone_proto::error::{Reason, Refusal};
 use hone_proto::id::JobId;
 use hone_proto::identity::Role;
 use hone_proto::time::Now;
-use hone_proto::wire;
+use hone_proto::{telemetry, wire};
 use secrecy::ExposeSecret as _;
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use super::{caller, find_node, no_job, request_id, streams, submit, views};
+use super::streams::Boxed;
+use super::{
+    caller, find_node, hardware, listing, no_job, request_id, state, streams, submit, views,
+};
+use crate::backup::Exports;
 use crate::core::record::TokenPurpose;
 use crate::core::{Caller, Command, Input, Reply};
 use crate::driver::Handle;
 use crate::identity::Issuer;
 
-/// How long a token lives unless the caller says otherwise: long enough to change windows, short enough to leak.
-const TOKEN_TTL: Duration = Duration::from_secs(15 * 60);
+/// How long tokens work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenLives {
+    /// A machine's, unless the caller says otherwise.
+    pub usual: Duration,
+    /// At most; an invitation's, unless the caller says otherwise.
+    pub most: Duration,
+}
 
-/// Longest life of a token.
-const MAX_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
-
-/// Jobs of one listing unless the caller says otherwise.
-const LIST_LIMIT: u32 = 200;
+impl Default for TokenLives {
+    /// Long enough to change windows, short enough to leak; and a day at most.
+    fn default() -> Self {
+        Self { usual: Duration::from_secs(15 * 60), most: Duration::from_secs(24 * 3600) }
+    }
+}
 
 /// What the service knows besides the fleet.
 pub struct Facts {
@@ -41,6 +50,10 @@ pub struct Facts {
     pub address: String,
     /// The first of the three ports.
     pub control_port: u16,
+    /// How long tokens work.
+    pub tokens: TokenLives,
+    /// Writes exports of the state.
+    pub exports: Exports,
 }
 
 /// The service.
@@ -117,12 +130,15 @@ impl OperatorService {
         role: Option<Role>,
         ttl_seconds: u32,
     ) -> Result<Response<wire::TokenReply>, Status> {
-        let ttl = match ttl_seconds {
-            0 => TOKEN_TTL,
-            n => Duration::from_secs(n.into()),
+        let ttl = match (ttl_seconds, &purpose) {
+            // Who joins a machine sits in front of it; a colleague reads the message when the day allows.
+            (0, TokenPurpose::Node) => self.facts.tokens.usual.min(self.facts.tokens.most),
+            (0, TokenPurpose::User(_)) => self.facts.tokens.most,
+            (n, _) => Duration::from_secs(n.into()),
         };
-        if ttl > MAX_TOKEN_TTL {
-            let text = "a token lives for 24 hours at most";
+        if ttl > self.facts.tokens.most {
+            let most = self.facts.tokens.most.as_secs();
+            let text = format!("a token works for {most} seconds at most here");
             return Err(Refusal::new(Reason::BadRequest, text).into());
         }
         let (secret, parts) = self.facts.issuer.authority.tokens().mint().map_err(internal)?;
@@ -157,13 +173,12 @@ pub(super) fn internal(error: impl std::error::Error + 'static) -> Refusal {
     Refusal::new(Reason::Internal, error.to_string())
 }
 
-type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
 #[tonic::async_trait]
 impl wire::operator_server::Operator for OperatorService {
     type SeriesStream = Boxed<wire::SeriesUpdate>;
     type LogsStream = Boxed<wire::LogView>;
     type EventsStream = Boxed<wire::EventView>;
+    type HardwareStream = Boxed<wire::HardwareUpdate>;
 
     async fn who_am_i(
         &self,
@@ -185,9 +200,18 @@ impl wire::operator_server::Operator for OperatorService {
         request: Request<wire::SubmitRequest>,
     ) -> Result<Response<wire::SubmitReply>, Status> {
         let caller = self.caller(&request)?;
-        // The attempt goes on in this call's trace, wherever it runs.
-        let traceparent = hone_proto::telemetry::context_of(&tracing::Span::current());
+        // The attempt goes on in this call's trace, wherever it runs; in its caller's where nothing is traced here.
+        let mut traceparent = telemetry::context_of(&tracing::Span::current());
+        if traceparent.is_empty() {
+            traceparent = telemetry::traceparent(request.metadata());
+        }
         let request = request.into_inner();
+        if request.check_only {
+            let (wish, spec_yaml) = submit::foreseen(request)?;
+            let by = caller.user;
+            self.fleet.read(move |fleet| fleet.could_take(&by, &wish, &spec_yaml)).await??;
+            return Ok(Response::new(wire::SubmitReply::default()));
+        }
         let id = request.request_id.clone();
         let command = submit::command(request, traceparent)?;
         match self.change(caller, &id, command).await? {
@@ -215,24 +239,8 @@ impl wire::operator_server::Operator for OperatorService {
         &self,
         request: Request<wire::ListJobsRequest>,
     ) -> Result<Response<wire::ListJobsReply>, Status> {
-        let wire::ListJobsRequest { active_only, limit } = request.into_inner();
-        let limit = usize::try_from(if limit == 0 { LIST_LIMIT } else { limit }).unwrap_or(1);
-        let jobs = self
-            .fleet
-            .read(move |fleet| {
-                let ended = |job: &crate::core::Job| {
-                    matches!(job.record.state, crate::core::record::JobState::Ended { .. })
-                };
-                fleet
-                    .jobs()
-                    .values()
-                    .rev()
-                    .filter(|job| !active_only || !ended(job))
-                    .take(limit)
-                    .map(|job| views::job(fleet, job))
-                    .collect()
-            })
-            .await?;
+        let request = request.into_inner();
+        let jobs = self.fleet.read(move |fleet| listing::jobs(fleet, &request)).await?;
         Ok(Response::new(wire::ListJobsReply { jobs }))
     }
 
@@ -283,7 +291,7 @@ impl wire::operator_server::Operator for OperatorService {
             .fleet
             .read(move |fleet| {
                 let job = fleet.jobs().get(&id)?;
-                Some(job.saved.iter().map(|saved| views::saved(job, saved)).collect())
+                Some(job.saved.values().map(|saved| views::saved(fleet, job, saved)).collect())
             })
             .await?
             .ok_or_else(|| no_job(id))?;
@@ -294,7 +302,7 @@ impl wire::operator_server::Operator for OperatorService {
         &self,
         request: Request<wire::EventsRequest>,
     ) -> Result<Response<Self::EventsStream>, Status> {
-        Ok(Response::new(streams::events(&self.fleet, request.into_inner())))
+        Ok(Response::new(streams::events(&self.fleet, request.into_inner()).await?))
     }
 
     async fn create_node_token(
@@ -327,6 +335,15 @@ impl wire::operator_server::Operator for OperatorService {
         request: Request<wire::GetNodeRequest>,
     ) -> Result<Response<wire::NodeView>, Status> {
         Ok(Response::new(self.node_view(request.into_inner().node).await?))
+    }
+
+    async fn hardware(
+        &self,
+        request: Request<wire::HardwareRequest>,
+    ) -> Result<Response<Self::HardwareStream>, Status> {
+        let request = request.into_inner();
+        let stream = hardware::hardware(&self.fleet, &self.facts.journal, request).await?;
+        Ok(Response::new(stream))
     }
 
     async fn drain_node(
@@ -399,5 +416,17 @@ impl wire::operator_server::Operator for OperatorService {
             .await?
             .ok_or_else(|| Refusal::new(Reason::NotFound, "there is no such operator"))?;
         Ok(Response::new(view))
+    }
+    type ExportStateStream = Boxed<wire::ExportFrame>;
+
+    async fn export_state(
+        &self,
+        _: Request<wire::ExportStateRequest>,
+    ) -> Result<Response<Self::ExportStateStream>, Status> {
+        // Exports are written between two turns; looking at the fleet makes one.
+        let turn = self.fleet.read(|_| ());
+        let (written, _) = tokio::join!(self.facts.exports.now(), turn);
+        let (summary, file) = written?;
+        Ok(Response::new(state::frames(summary, file)))
     }
 }

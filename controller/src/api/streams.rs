@@ -1,17 +1,22 @@
 //! Streams that people follow. Each reads what is durable from the job's files and waits for the next turn: a slow
 //! reader holds nothing back, and one who comes late sees everything from the start.
 
+mod history;
+mod logs;
+
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::time::Duration;
 
 use hone_proto::error::{Reason, Refusal};
-use hone_proto::event::{Level, Stream as EventStream};
+use hone_proto::event::Stream as EventStream;
 use hone_proto::id::{JobId, NodeId};
 use hone_proto::wire;
 use hone_proto::wire::event::Payload;
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -21,8 +26,17 @@ use crate::core::Job;
 use crate::core::record::JobState;
 use crate::driver::{FileId, Handle, Journal};
 
+pub(super) use history::events;
+pub(super) use logs::logs;
+
 /// Records that wait for a slow reader.
 const AHEAD: usize = 256;
+
+/// How often a watcher looks for a newer hardware sample. As often as they are taken.
+const SAMPLES: Duration = Duration::from_secs(1);
+
+/// After so many of these looks it looks at the job too: that its node fell silent changes nothing about the job itself.
+const LOOK_AFTER: usize = 5;
 
 /// Bytes that are read from a file at once.
 const SLICE: u64 = 1 << 20;
@@ -30,32 +44,32 @@ const SLICE: u64 = 1 << 20;
 /// Most records that `tail` may ask for.
 const MAX_TAIL: usize = 100_000;
 
-type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Reads one file from its beginning, as far as it is durable.
+pub(super) struct FileReader {
+    pub(super) fleet: Handle,
+    pub(super) journal: PathBuf,
+    pub(super) file: FileId,
+    pub(super) offset: u64,
+}
 
 /// Follows one file of a job.
 struct Follower {
-    fleet: Handle,
-    journal: PathBuf,
-    file: FileId,
+    file: FileReader,
     job: JobId,
-    offset: u64,
 }
 
-/// What a follower found.
-enum Step {
+/// What a reader found.
+pub(super) enum Step {
     /// These events, and maybe more at once.
     Events(Vec<wire::Event>),
     /// Everything that is durable has been seen.
     End,
 }
 
-impl Follower {
-    fn new(fleet: &Handle, journal: &Path, job: JobId, stream: EventStream) -> Self {
-        let file = FileId::Job(job, stream);
-        Self { fleet: fleet.clone(), journal: journal.to_owned(), file, job, offset: 0 }
-    }
-
-    async fn step(&mut self) -> Result<Step, Refusal> {
+impl FileReader {
+    pub(super) async fn step(&mut self) -> Result<Step, Refusal> {
         let durable = self.fleet.length(&self.file);
         if self.offset >= durable {
             return Ok(Step::End);
@@ -74,14 +88,23 @@ impl Follower {
             .map_err(super::operator::internal)?;
         Ok(Step::Events(events))
     }
+}
+
+impl Follower {
+    fn new(fleet: &Handle, journal: &Path, job: JobId, stream: EventStream) -> Self {
+        let (fleet, journal) = (fleet.clone(), journal.to_owned());
+        let file = FileId::Job(job, stream);
+        Self { file: FileReader { fleet, journal, file, offset: 0 }, job }
+    }
 
     /// The job as it is, and whether it has ended.
     async fn job(&self) -> Result<(wire::JobView, bool, Option<NodeId>), Refusal> {
         let id = self.job;
-        self.fleet
+        self.file
+            .fleet
             .read(move |fleet| {
                 let job = fleet.jobs().get(&id)?;
-                let node = job.record.current().map(|attempt| attempt.node.clone());
+                let node = job.current().map(|attempt| attempt.node.clone());
                 Some((views::job(fleet, job), ended(job), node))
             })
             .await?
@@ -93,8 +116,25 @@ fn ended(job: &Job) -> bool {
     matches!(job.record.state, JobState::Ended { .. })
 }
 
+/// Waits until there may be news for this reader. False when it went away; an error when the fleet did, so that nobody
+/// takes the controller's end for the job's.
+pub(super) async fn news<T>(
+    turns: &mut watch::Receiver<u64>,
+    to: &mpsc::Sender<Result<T, Status>>,
+) -> Result<bool, Refusal> {
+    tokio::select! {
+        () = to.closed() => Ok(false),
+        turned = turns.changed() => match turned {
+            Ok(()) => Ok(true),
+            Err(_) => Err(Refusal::new(Reason::Unavailable, "the controller is shutting down")),
+        },
+    }
+}
+
 /// Runs `work` with a sender whose other end is the returned stream.
-fn spawn<T, F>(work: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F + Send + 'static) -> Boxed<T>
+pub(super) fn spawn<T, F>(
+    work: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F + Send + 'static,
+) -> Boxed<T>
 where
     T: Send + 'static,
     F: Future<Output = Result<(), Refusal>> + Send,
@@ -128,10 +168,12 @@ async fn follow_series(
     use wire::series_update::Update;
     let send =
         async |update| to.send(Ok(wire::SeriesUpdate { update: Some(update) })).await.is_ok();
-    let mut turns = follower.fleet.turns();
-    let mut shown = None;
+    let mut changes = follower.file.fleet.changes_of(follower.job);
+    let mut clock = tokio::time::interval(SAMPLES);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut shown, mut measured) = (None, 0);
     loop {
-        turns.mark_unchanged();
+        changes.mark_unchanged();
         // The state is looked at before the file: what had ended then is complete in the file.
         let (view, ended, node) = follower.job().await?;
         if shown.as_ref() != Some(&view) {
@@ -140,21 +182,32 @@ async fn follow_series(
                 return Ok(());
             }
         }
-        while let Step::Events(events) = follower.step().await? {
+        while let Step::Events(events) = follower.file.step().await? {
             for point in events.into_iter().filter_map(point) {
                 if !send(Update::Point(point)).await {
                     return Ok(());
                 }
             }
         }
-        if let Some(sample) = node.and_then(|node| follower.fleet.sample(&node))
-            && follow
-            && !send(Update::Hardware(sample)).await
-        {
+        if ended || !follow {
             return Ok(());
         }
-        if ended || !follow || turns.changed().await.is_err() || to.is_closed() {
-            return Ok(());
+        for _ in 0..LOOK_AFTER {
+            if let Some(sample) =
+                node.as_ref().and_then(|n| follower.file.fleet.sample_since(n, measured))
+            {
+                measured = sample.wall_ns;
+                if !send(Update::Hardware(sample)).await {
+                    return Ok(());
+                }
+            }
+            tokio::select! {
+                told = news(&mut changes, to) => match told? {
+                    true => break,
+                    false => return Ok(()),
+                },
+                _ = clock.tick() => {}
+            }
         }
     }
 }
@@ -174,155 +227,36 @@ fn point(event: wire::Event) -> Option<wire::SeriesPoint> {
     }
 }
 
-/// What a reader of logs wants.
-struct LogFilter {
-    level: Level,
-    since: u64,
-    grep: Option<regex::Regex>,
-    attempt: Option<u32>,
+/// Holds the first look's records back until its end, but for the last so many; lets everything later pass.
+struct Tail<T> {
+    keep: usize,
+    last: VecDeque<T>,
 }
 
-impl LogFilter {
-    fn new(request: &wire::LogsRequest) -> Result<Self, Refusal> {
-        let bad = |what: String| Refusal::new(Reason::BadRequest, what);
-        let level = match request.level.as_str() {
-            "" => Level::Debug,
-            name => Level::from_name(name).ok_or_else(|| {
-                let known: Vec<_> = Level::ALL.iter().map(|level| level.name()).collect();
-                bad(format!("{name:?} is not a level: there are {}", known.join(", ")))
-            })?,
-        };
-        let grep = match request.grep.as_str() {
-            "" => None,
-            pattern => Some(
-                regex::RegexBuilder::new(pattern)
-                    .size_limit(1 << 20)
-                    .build()
-                    .map_err(|error| bad(format!("--grep: {error}")))?,
-            ),
-        };
-        Ok(Self {
-            level,
-            since: request.since_wall_ns.unwrap_or(0),
-            grep,
-            attempt: request.attempt,
-        })
+impl<T> Tail<T> {
+    /// 0 holds nothing back.
+    fn new(keep: usize) -> Self {
+        Self { keep: keep.min(MAX_TAIL), last: VecDeque::new() }
     }
 
-    fn admits(&self, log: &wire::LogView) -> bool {
-        Level::from_name(&log.level).unwrap_or(Level::Info) >= self.level
-            && log.wall_ns >= self.since
-            && self.attempt.is_none_or(|attempt| attempt == log.attempt)
-            && self.grep.as_ref().is_none_or(|grep| grep.is_match(&log.text))
+    /// What may go on at once.
+    fn push(&mut self, item: T) -> Option<T> {
+        if self.keep == 0 {
+            return Some(item);
+        }
+        if self.last.len() == self.keep {
+            self.last.pop_front();
+        }
+        self.last.push_back(item);
+        None
+    }
+
+    /// The first look is over.
+    fn end(&mut self) -> VecDeque<T> {
+        self.keep = 0;
+        std::mem::take(&mut self.last)
     }
 }
 
-fn log(event: wire::Event) -> Option<wire::LogView> {
-    let wall_ns = event.at.map_or(0, |at| at.wall_ns);
-    match event.payload? {
-        Payload::Log(log) => Some(wire::LogView {
-            wall_ns,
-            attempt: log.attempt.map_or(0, |attempt| attempt.attempt),
-            output: log.output,
-            level: log.level,
-            text: log.text,
-        }),
-        Payload::Gap(gap) => Some(wire::LogView {
-            wall_ns,
-            attempt: gap.attempt.map_or(0, |attempt| attempt.attempt),
-            output: "hone".to_owned(),
-            level: Level::Warning.name().to_owned(),
-            text: format!("{} log records were lost: {}", gap.count, gap.reason),
-        }),
-        _ => None,
-    }
-}
-
-pub(super) async fn logs(
-    fleet: &Handle,
-    journal: &Path,
-    request: wire::LogsRequest,
-) -> Result<Boxed<wire::LogView>, Refusal> {
-    let filter = LogFilter::new(&request)?;
-    let mut follower = Follower::new(fleet, journal, JobId::new(request.job), EventStream::Logs);
-    follower.job().await?;
-    Ok(spawn(move |to| async move {
-        let tail = usize::try_from(request.tail).unwrap_or(MAX_TAIL).min(MAX_TAIL);
-        follow_logs(&mut follower, &filter, tail, request.follow, &to).await
-    }))
-}
-
-async fn follow_logs(
-    follower: &mut Follower,
-    filter: &LogFilter,
-    mut tail: usize,
-    follow: bool,
-    to: &mpsc::Sender<Result<wire::LogView, Status>>,
-) -> Result<(), Refusal> {
-    let mut turns = follower.fleet.turns();
-    let mut last: VecDeque<wire::LogView> = VecDeque::new();
-    loop {
-        turns.mark_unchanged();
-        let (_, ended, _) = follower.job().await?;
-        while let Step::Events(events) = follower.step().await? {
-            for log in events.into_iter().filter_map(log).filter(|log| filter.admits(log)) {
-                if tail == 0 {
-                    if to.send(Ok(log)).await.is_err() {
-                        return Ok(());
-                    }
-                } else {
-                    if last.len() == tail {
-                        last.pop_front();
-                    }
-                    last.push_back(log);
-                }
-            }
-        }
-        tail = 0;
-        for log in last.drain(..) {
-            if to.send(Ok(log)).await.is_err() {
-                return Ok(());
-            }
-        }
-        if ended || !follow || turns.changed().await.is_err() || to.is_closed() {
-            return Ok(());
-        }
-    }
-}
-
-pub(super) fn events(fleet: &Handle, request: wire::EventsRequest) -> Boxed<wire::EventView> {
-    let fleet = fleet.clone();
-    spawn(move |to| async move {
-        let mut turns = fleet.turns();
-        let mut after = 0;
-        let mut tail = usize::try_from(request.tail).unwrap_or(0);
-        loop {
-            turns.mark_unchanged();
-            let (job, node) = (request.job, request.node.clone());
-            let mut found: Vec<wire::EventView> = fleet
-                .read(move |fleet| {
-                    fleet
-                        .history()
-                        .range(after + 1..)
-                        .map(|(_, event)| views::event(event))
-                        .filter(|event| job.is_none() || event.job == job)
-                        .filter(|event| node.is_empty() || event.node == node)
-                        .collect()
-                })
-                .await?;
-            after = found.last().map_or(after, |event| event.number);
-            if tail > 0 && found.len() > tail {
-                found.drain(..found.len() - tail);
-            }
-            tail = 0;
-            for event in found {
-                if to.send(Ok(event)).await.is_err() {
-                    return Ok(());
-                }
-            }
-            if !request.follow || turns.changed().await.is_err() || to.is_closed() {
-                return Ok(());
-            }
-        }
-    })
-}
+#[cfg(test)]
+mod tests;

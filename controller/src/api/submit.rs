@@ -27,12 +27,14 @@ pub(super) fn command(
     let spec = spec::parse(&request.spec_yaml, name).map_err(|error| Refusal::from(&error))?;
     let inputs = inputs(&spec, &request.inputs)?;
     let model = inputs.iter().find(|input| input.channel == Channel::Model);
-    let model = model.map(|input| input.manifest).unwrap_or(Digest::of(b""));
+    let model = model.map(|input| input.manifest);
+    let config = config(&spec, &request.tool_config)?;
     let mut demand = spec.demand();
-    // The spec's disk is the job's own; what has to be fetched comes on top.
-    let fetched: u64 = request.inputs.iter().map(|input| input.bytes).sum();
-    demand.disk =
-        demand.disk.saturating_add(Bytes::new(fetched.saturating_add(request.image_bytes)));
+    // An image that the node pulls from a registry is not stored here; its size is known to the client alone. What is
+    // stored is counted by the core.
+    if request.image_manifest.is_empty() {
+        demand.disk = demand.disk.saturating_add(Bytes::new(request.image_bytes));
+    }
     let wish = Wish {
         name: spec.name().clone(),
         project: spec.project().clone(),
@@ -43,7 +45,7 @@ pub(super) fn command(
         },
         image_labels: labels(request.image_labels)?,
         command: spec.command().to_vec(),
-        trainer_spec: spec::resolve(&spec, JobId::new(0), Attempt::new(0), model).to_json(),
+        trainer_spec: spec::resolve(&spec, JobId::new(0), Attempt::new(0), model, config).to_json(),
         inputs,
         relaxations: spec.relaxations(),
         keep_checkpoints: spec.keep_checkpoints(),
@@ -55,6 +57,36 @@ pub(super) fn command(
         traceparent,
     };
     Ok(Command::Submit { wish: Box::new(wish), spec_yaml: request.spec_yaml })
+}
+
+/// The text of the tool's configuration file, when the spec names one.
+fn config<'a>(spec: &JobSpec, sent: &'a str) -> Result<Option<&'a str>, Refusal> {
+    let bad = |text: &str| Err(Refusal::new(Reason::BadRequest, text));
+    match (spec.has_config(), sent.is_empty()) {
+        (false, true) => Ok(None),
+        (false, false) => bad("a configuration file was sent, and the spec names none"),
+        (true, true) => bad("the file that `trainer.config` names was not sent, or is empty"),
+        (true, false) => {
+            spec::check_config(spec, sent).map_err(|error| Refusal::from(&error))?;
+            Ok(Some(sent))
+        }
+    }
+}
+
+/// The wish of a submit whose inputs are not there yet, with the sizes that its caller expects.
+pub(super) fn foreseen(mut request: wire::SubmitRequest) -> Result<(Wish, String), Refusal> {
+    let mut expected = Bytes::ZERO;
+    for input in &mut request.inputs {
+        expected = expected.saturating_add(Bytes::new(std::mem::take(&mut input.bytes)));
+        input.manifest = Digest::of(input.channel.as_bytes()).as_bytes().to_vec();
+    }
+    match command(request, String::new())? {
+        Command::Submit { mut wish, spec_yaml } => {
+            wish.demand.disk = wish.demand.disk.saturating_add(expected);
+            Ok((*wish, spec_yaml))
+        }
+        _ => Err(Refusal::new(Reason::Internal, "a submit is not a submit")),
+    }
 }
 
 /// Exactly the channels that the spec names, each once.

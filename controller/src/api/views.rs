@@ -1,25 +1,28 @@
 //! What people see of the fleet: made from the core's records at one place.
 
+use hone_proto::id::NodeId;
 use hone_proto::wire;
 use prost::Message as _;
 
 use crate::core::record::{
-    AttemptRecord, AttemptState, End, Evaluation, FleetEvent, JobRecord, JobState, NodeAdmin,
-    Saved, SavedKind, UserRecord,
+    AttemptRecord, AttemptState, End, Evaluation, FleetEvent, JobState, NodeAdmin, Saved,
+    SavedKind, UserRecord,
 };
 use crate::core::{Fleet, Job, Node};
 use crate::placement::{Demand, Shortfall};
+use crate::spec::Standing;
 
 /// Splits of a trainer's evaluation and the words for the models that they judge.
 const EVALUATED: [(&str, &str); 2] = [("eval_base", "base"), ("eval", "tuned")];
 
 pub(super) fn job(fleet: &Fleet, job: &Job) -> wire::JobView {
     let record = &job.record;
-    let silent = record
+    let silent = job
         .current()
         .and_then(|attempt| fleet.nodes().get(&attempt.node))
         .is_some_and(|node| node.silent);
-    let (state, reason) = job_state(record, silent);
+    let (state, reason) = job_state(job, silent);
+    let standing = Standing::of(&record.wish.trainer_spec);
     wire::JobView {
         job: record.id.get(),
         name: record.wish.name.to_string(),
@@ -32,7 +35,7 @@ pub(super) fn job(fleet: &Fleet, job: &Job) -> wire::JobView {
             JobState::Ended { at, .. } => Some(at.get()),
             JobState::Queued { .. } | JobState::Active => None,
         },
-        attempts: record.attempts.iter().map(|a| attempt(a, silent)).collect(),
+        attempts: job.attempts.iter().map(|a| attempt(fleet, a, silent)).collect(),
         step: job.progress.step.map(hone_proto::id::Step::get),
         max_steps: job.progress.max_steps.map(hone_proto::id::Step::get),
         latest_checkpoint_step: record.latest.as_ref().map(|saved| saved.step.get()),
@@ -51,16 +54,21 @@ pub(super) fn job(fleet: &Fleet, job: &Job) -> wire::JobView {
         cancelled_by: record.cancelled_by.as_ref().map(ToString::to_string).unwrap_or_default(),
         trainable_params: job.progress.trainable_params,
         total_params: job.progress.total_params,
+        older_attempts: job.attempts.dropped(),
+        relaxations: record.wish.relaxations.iter().map(|r| r.name().to_owned()).collect(),
+        trainer_kind: standing.kind.name().to_owned(),
+        contract_level: standing.level.name().to_owned(),
+        lacks: standing.lacks.iter().map(|lack| (*lack).to_owned()).collect(),
     }
 }
 
-fn job_state(record: &JobRecord, silent: bool) -> (&'static str, String) {
-    match &record.state {
+fn job_state(job: &Job, silent: bool) -> (&'static str, String) {
+    match &job.record.state {
         JobState::Queued { reason, .. } => ("queued", reason.clone()),
         JobState::Active if silent => {
             ("unknown", "its node is silent; it is believed to go on".to_owned())
         }
-        JobState::Active => match record.attempts.last().and_then(|attempt| attempt.stop) {
+        JobState::Active => match job.attempts.last().and_then(|attempt| attempt.stop) {
             Some(_) => ("stopping", String::new()),
             None => ("running", String::new()),
         },
@@ -75,11 +83,12 @@ fn job_state(record: &JobRecord, silent: bool) -> (&'static str, String) {
     }
 }
 
-fn attempt(record: &AttemptRecord, silent: bool) -> wire::AttemptView {
+fn attempt(fleet: &Fleet, record: &AttemptRecord, silent: bool) -> wire::AttemptView {
     let mut view = wire::AttemptView {
         attempt: record.token.attempt.get(),
         generation: record.token.generation.get(),
         node: record.node.to_string(),
+        node_host: host(fleet, &record.node),
         placed_wall_ns: record.placed_at.get(),
         resumed_from_step: record.resume.as_ref().map(|saved| saved.step.get()),
         gpu_uuids: record.promise.gpus.clone(),
@@ -135,13 +144,13 @@ fn demand(demand: &Demand) -> wire::DemandView {
     }
 }
 
-pub(super) fn saved(fleet_job: &Job, saved: &Saved) -> wire::CheckpointView {
-    let node = fleet_job
-        .record
-        .attempts
-        .iter()
-        .find(|attempt| attempt.token == saved.token)
-        .map(|attempt| attempt.node.to_string());
+/// The host name of a node, where it is known.
+fn host(fleet: &Fleet, node: &NodeId) -> String {
+    fleet.nodes().get(node).map(|node| node.record.hostname.clone()).unwrap_or_default()
+}
+
+pub(super) fn saved(fleet: &Fleet, job: &Job, saved: &Saved) -> wire::CheckpointView {
+    let node = job.attempts.get(saved.token).map(|attempt| &attempt.node);
     wire::CheckpointView {
         kind: match saved.kind {
             SavedKind::Checkpoint => "checkpoint",
@@ -155,7 +164,8 @@ pub(super) fn saved(fleet_job: &Job, saved: &Saved) -> wire::CheckpointView {
         bytes: saved.bytes.get(),
         files: saved.files,
         committed_wall_ns: saved.at.get(),
-        node: node.unwrap_or_default(),
+        node: node.map(ToString::to_string).unwrap_or_default(),
+        node_host: node.map(|node| host(fleet, node)).unwrap_or_default(),
     }
 }
 
@@ -223,7 +233,7 @@ pub(super) fn operator(user: &UserRecord) -> wire::OperatorView {
     }
 }
 
-pub(super) fn event(event: &FleetEvent) -> wire::EventView {
+pub(super) fn event(fleet: &Fleet, event: &FleetEvent) -> wire::EventView {
     wire::EventView {
         number: event.number,
         wall_ns: event.at.get(),
@@ -231,6 +241,7 @@ pub(super) fn event(event: &FleetEvent) -> wire::EventView {
         job: event.job.map(hone_proto::id::JobId::get),
         attempt: event.attempt.map(hone_proto::id::Attempt::get),
         node: event.node.as_ref().map(ToString::to_string).unwrap_or_default(),
+        node_host: event.node.as_ref().map(|node| host(fleet, node)).unwrap_or_default(),
         actor: event.actor.as_ref().map(ToString::to_string).unwrap_or_default(),
         text: event.text.clone(),
     }
@@ -244,14 +255,15 @@ pub(super) fn explain(fleet: &Fleet, asked: &Job) -> wire::ExplainReply {
             reasons
                 .push(if reason.is_empty() { "it was just submitted" } else { reason }.to_owned());
             if let Some(time) = not_before {
-                reasons.push(format!("it is tried again at {time}"));
+                reasons.push(format!("it is tried again at {}", time.to_the_second()));
             }
         }
         JobState::Active => {
-            if let Some(attempt) = asked.record.current() {
+            if let Some(attempt) = asked.current() {
                 reasons.push(format!(
                     "attempt {} is on node {}, the tightest of the nodes that could hold it",
-                    attempt.token.attempt, attempt.node
+                    attempt.token.attempt,
+                    fleet.name_of(&attempt.node)
                 ));
             }
             if !view.reason.is_empty() {
@@ -269,6 +281,7 @@ pub(super) fn explain(fleet: &Fleet, asked: &Job) -> wire::ExplainReply {
             .into_iter()
             .map(|(node, lacks)| wire::NodeVerdict {
                 node: node.to_string(),
+                node_host: host(fleet, &node),
                 fits: lacks.is_empty(),
                 shortfalls: lacks.iter().map(shortfall).collect(),
             })
@@ -287,6 +300,7 @@ fn shortfall(lack: &Shortfall) -> wire::Shortfall {
         Shortfall::Unreachable => ("unreachable", 0),
         Shortfall::Revoked => ("revoked", 0),
         Shortfall::NeverSeen => ("never_seen", 0),
+        Shortfall::Full => ("full", 0),
     };
     wire::Shortfall { what: what.to_owned(), missing, text: lack.to_string() }
 }

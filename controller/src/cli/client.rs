@@ -7,19 +7,21 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use hone_proto::error::Reason;
 use hone_proto::wire::operator_client::OperatorClient;
-use hone_proto::wire::{GetJobRequest, JobView, ListJobsRequest};
+use hone_proto::wire::{
+    CONTROL_MESSAGE, GetJobRequest, JobView, ListJobsRequest, ListNodesRequest,
+};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::error::{CallError, Failure};
+use super::error::{CallError, Failure, not_there, refused_for};
 
 /// How often a call is tried while the controller is out of reach.
 const TRIES: u32 = 4;
 /// A unary call that takes longer is given up. Longer than any commit on a slow disk.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
-/// Jobs looked through for a name.
-const NAME_LOOKUP: u32 = 1000;
+/// Newest jobs among which a name is looked for that is like a mistyped one.
+const NEAR_NAMES: u32 = 200;
 
 /// Which of the controller's two authenticated ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +155,7 @@ impl Client {
             Ok(request)
         };
         OperatorClient::with_interceptor(self.channel.clone(), traced)
+            .max_decoding_message_size(CONTROL_MESSAGE)
     }
 
     /// Names the address when the controller is out of reach.
@@ -173,13 +176,46 @@ impl Client {
         if let Ok(number) = text.parse() {
             return Ok(number);
         }
-        let request = ListJobsRequest { active_only: false, limit: NAME_LOOKUP };
-        let jobs = self.call(request, |mut c, r| async move { c.list_jobs(r).await }).await?.jobs;
-        jobs.iter()
-            .filter(|job| job.name == text)
-            .map(|job| job.job)
-            .max()
-            .ok_or_else(|| no_such_job(text, &jobs).into())
+        let named = self.jobs(text, 1).await?;
+        match named.iter().find(|job| job.name == text) {
+            Some(job) => Ok(job.job),
+            None => Err(no_such_job(text, &self.jobs("", NEAR_NAMES).await?).into()),
+        }
+    }
+
+    /// The newest jobs of this name, or of any.
+    async fn jobs(&self, name: &str, limit: u32) -> anyhow::Result<Vec<JobView>> {
+        let request = ListJobsRequest { active_only: false, limit, name: name.to_owned() };
+        let reply = self.call(request, |mut c, r| async move { c.list_jobs(r).await }).await?;
+        Ok(reply.jobs)
+    }
+
+    /// A refusal of something about the node `text`: where there is no such node, with the nearest that there is; where
+    /// several are called so, with their ids.
+    pub async fn about_node(&self, text: &str, error: anyhow::Error) -> anyhow::Error {
+        let reason = refused_for(&error);
+        if !matches!(reason, Some(Reason::NotFound | Reason::Conflict)) {
+            return error;
+        }
+        let listed =
+            self.call(ListNodesRequest {}, |mut c, r| async move { c.list_nodes(r).await }).await;
+        let nodes = listed.map(|reply| reply.nodes).unwrap_or_default();
+        if reason == Some(Reason::NotFound) {
+            let failure = Failure::new(Reason::NotFound, error.to_string());
+            let failure = failure.hint("`hone node list` lists every node");
+            let names = nodes.iter().flat_map(|node| [node.hostname.as_str(), node.id.as_str()]);
+            return not_there(failure, text, names).into();
+        }
+        let named: Vec<_> = nodes
+            .iter()
+            .filter(|node| node.hostname == text)
+            .map(|node| format!("{} ({})", node.id, node.state))
+            .collect();
+        if named.len() < 2 || nodes.iter().any(|node| node.id == text) {
+            return error;
+        }
+        let hint = format!("name one by its id: {}", named.join(", "));
+        Failure::new(Reason::Conflict, error.to_string()).hint(hint).into()
     }
 
     /// The job that `text` names, in full.
@@ -198,15 +234,8 @@ fn no_answer() -> Status {
 
 fn no_such_job(text: &str, jobs: &[JobView]) -> Failure {
     let failure = Failure::new(Reason::NotFound, format!("there is no job named `{text}`"));
-    let near = jobs
-        .iter()
-        .map(|job| (strsim::damerau_levenshtein(&job.name, text), &job.name))
-        .filter(|(distance, _)| *distance <= 3)
-        .min();
-    match near {
-        Some((_, name)) => failure.hint(format!("did you mean `{name}`?")),
-        None => failure.hint("`hone ps --all` lists every job"),
-    }
+    let failure = failure.hint("`hone ps --all` lists every job");
+    not_there(failure, text, jobs.iter().map(|job| job.name.as_str()))
 }
 
 /// A fresh id for one change, for its first try and every retry.

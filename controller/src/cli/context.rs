@@ -23,8 +23,17 @@ use super::error::Failure;
 
 /// A person waits: a controller that takes longer to answer a connection is taken for absent.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How one comes to a context.
+const NO_CONTEXT: &str = "run the `hone login` that an admin's `hone operator invite NAME` prints, or `hone init` on \
+                          the controller";
 /// Longest name of a context.
 const MAX_NAME: usize = 64;
+
+/// The name of the context of a controller at this host: an IPv6 address has colons, and may begin with them.
+pub(super) fn name_for(host: &str) -> String {
+    let name = host.replace(':', "-");
+    name.trim_matches('-').chars().take(MAX_NAME).collect()
+}
 
 /// The folder of all contexts.
 #[derive(Debug, Clone)]
@@ -76,6 +85,27 @@ impl Contexts {
         Ok(IdentityDir::new(self.dir.join("contexts").join(name)))
     }
 
+    /// The names of all contexts, in order.
+    fn known(&self) -> Vec<String> {
+        let entries = self.dir.join("contexts").read_dir().into_iter().flatten().flatten();
+        let mut names: Vec<_> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.retain(|name| self.identity(name).is_ok_and(|dir| dir.exists()));
+        names.sort();
+        names
+    }
+
+    /// The refusal of a context that is not there.
+    fn unknown(&self, name: &str) -> Failure {
+        let message = format!("there is no context `{name}` in {}", self.dir.display());
+        let known = self.known();
+        Failure::new(Reason::NotFound, message).hint(match known.as_slice() {
+            [] => NO_CONTEXT.to_owned(),
+            [one] => format!("the only context is `{one}`"),
+            _ => format!("the contexts are {}", known.join(", ")),
+        })
+    }
+
     /// The context in use.
     #[must_use]
     pub fn current(&self) -> Option<String> {
@@ -115,14 +145,11 @@ impl FromContext {
         let contexts = Contexts::locate(self.config_dir.as_deref())?;
         let name = self.name.clone().or_else(|| contexts.current()).ok_or_else(|| {
             let message = format!("no context in {}", contexts.dir().display());
-            Failure::new(Reason::BadRequest, message).hint(
-                "run the `hone login` that an admin's `hone operator invite NAME` prints, or `hone init` on the controller",
-            )
+            Failure::new(Reason::BadRequest, message).hint(NO_CONTEXT)
         })?;
         let dir = contexts.identity(&name)?;
         if !dir.exists() {
-            let message = format!("there is no context `{name}` in {}", contexts.dir().display());
-            return Err(Failure::new(Reason::NotFound, message).into());
+            return Err(contexts.unknown(&name).into());
         }
         let (credentials, record) = dir.load()?;
         let connector = in_force(dir, credentials, &record.controller).await?;
@@ -193,6 +220,9 @@ mod tests {
         }
         let good = contexts.identity("hone.example").expect("a context");
         assert_eq!(good.path(), Path::new("/nowhere/contexts/hone.example"));
+        for host in ["hone.example", "127.0.0.1", "::1", "fd00::1", &"long.".repeat(40)] {
+            assert!(contexts.identity(&name_for(host)).is_ok(), "{host}");
+        }
     }
 
     #[test]
@@ -212,5 +242,24 @@ mod tests {
         let report = crate::cli::error::Report::of(&error).expect("a report");
         assert_eq!(report.exit.code(), 2);
         assert!(report.text().contains("hone login"), "{}", report.text());
+    }
+
+    #[test]
+    fn of_an_unknown_context_the_known_ones_are_told() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let contexts = Contexts::locate(Some(scratch.path())).expect("a folder");
+        let told = |name: &str| {
+            let report = crate::cli::error::Report::of(&contexts.unknown(name).into());
+            let report = report.expect("a report");
+            assert_eq!(report.exit.code(), 7);
+            anstream::adapter::strip_str(&report.text()).to_string()
+        };
+        assert!(told("lab").contains("hone login"), "{}", told("lab"));
+        for name in ["lab", "home"] {
+            let dir = contexts.identity(name).expect("a context");
+            std::fs::create_dir_all(dir.path()).expect("made");
+            std::fs::write(dir.path().join("credentials.pem"), "").expect("written");
+        }
+        assert!(told("lap").contains("hint: the contexts are home, lab"), "{}", told("lap"));
     }
 }

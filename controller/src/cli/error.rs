@@ -4,14 +4,22 @@
 //! [`Failure`] made here, a [`CallError`] from a call, or a [`Refusal`]. Everything else is internal.
 
 use std::error::Error as StdError;
-use std::fmt;
+use std::{fmt, io};
 
 use anstyle::{AnsiColor, Style};
+use clap::error::ErrorKind;
+use hone_proto::bulk::BulkError;
 use hone_proto::error::{Reason, Refusal};
 use hone_proto::identity::refused;
 
 use super::render::human::safe;
 use crate::spec::SpecError;
+
+/// How every mistake in a command line ends; the hint says it better.
+const MORE: &str = "For more information, try";
+
+/// Slips of the finger within which a name is taken for another one.
+const MOST_TYPOS: usize = 3;
 
 /// How a command ended, as its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +116,32 @@ fn deepest(error: &(dyn StdError + 'static)) -> String {
     last.to_string()
 }
 
+/// The failure of something that was named and is not there, with the nearest of what there is.
+pub(super) fn not_there<'a>(
+    failure: Failure,
+    named: &str,
+    known: impl Iterator<Item = &'a str>,
+) -> Failure {
+    let near = known
+        .map(|name| (strsim::damerau_levenshtein(name, named), name))
+        .filter(|(distance, name)| *distance <= MOST_TYPOS && *distance < name.chars().count())
+        .min();
+    match near {
+        Some((_, name)) => failure.hint(format!("did you mean `{name}`?")),
+        None => failure,
+    }
+}
+
+/// Why the controller refused the call, where it did.
+pub(super) fn refused_for(error: &anyhow::Error) -> Option<Reason> {
+    error.chain().find_map(|cause| cause.downcast_ref::<CallError>()).map(CallError::reason)
+}
+
+/// True for the refusal of something that is not there.
+pub(super) fn is_not_found(error: &anyhow::Error) -> bool {
+    refused_for(error) == Some(Reason::NotFound)
+}
+
 /// Standard output was closed by its reader, who has seen enough.
 #[derive(Debug, thiserror::Error)]
 #[error("the reader of standard output is gone")]
@@ -119,7 +153,8 @@ pub struct Report {
     /// Exit code.
     pub exit: Exit,
     lines: Vec<String>,
-    hint: Option<String>,
+    /// Empty where the lines say what to do.
+    hint: String,
 }
 
 impl Report {
@@ -138,8 +173,43 @@ impl Report {
             }
         }
         let (reason, hint) = error.chain().find_map(classify).unwrap_or((Reason::Internal, None));
-        let hint = hint.or_else(|| reason.hint().map(str::to_owned));
+        // The problems of a spec carry their own.
+        let told = reason == Reason::BadSpec && lines.iter().any(|line| line.contains("\nhint: "));
+        let generic = if told { "" } else { reason.hint() };
+        let hint = hint.unwrap_or_else(|| generic.to_owned());
         Some(Self { exit: Exit(reason.exit_code()), lines, hint })
+    }
+
+    /// What is wrong with a command line, in the same form. Nothing for help and version, which are no errors.
+    #[must_use]
+    pub fn of_usage(error: &clap::Error) -> Option<Self> {
+        if !error.use_stderr()
+            || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        {
+            return None;
+        }
+        let text = error.render().to_string();
+        let (mut said, mut tips, mut usage) = (Vec::new(), Vec::new(), None);
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            if let Some(tip) = line.strip_prefix("tip: ") {
+                tips.push(tip.to_owned());
+            } else if let Some(line) = line.strip_prefix("Usage: ") {
+                usage = Some(line.to_owned());
+            } else if usage.is_none() && tips.is_empty() && !line.starts_with(MORE) {
+                said.push(line.strip_prefix("error: ").unwrap_or(line).to_owned());
+            }
+        }
+        let plain = |word: &&str| word.starts_with(|c: char| c.is_ascii_lowercase());
+        let hint = match usage {
+            _ if !tips.is_empty() => tips.join("; "),
+            Some(usage) => {
+                let command: Vec<_> = usage.split(' ').take_while(plain).collect();
+                format!("use it as `{usage}`; `{} --help` tells more", command.join(" "))
+            }
+            None => Reason::BadRequest.hint().to_owned(),
+        };
+        let exit = Exit(Reason::BadRequest.exit_code());
+        Some(Self { exit, lines: vec![said.join("\n")], hint })
     }
 
     /// The text for standard error.
@@ -156,11 +226,64 @@ impl Report {
                 text.push_str(&format!("  caused by: {line}\n"));
             }
         }
-        if let Some(hint) = &self.hint {
-            text.push_str(&format!("{cyan}hint{cyan:#}: {hint}\n"));
+        if !self.hint.is_empty() {
+            text.push_str(&format!("{cyan}hint{cyan:#}: {}\n", self.hint));
         }
         text
     }
+}
+
+/// What an input must be.
+pub(super) const INPUT_HINT: &str =
+    "an input is a file, or a folder of plain files that nobody writes to";
+
+/// What the system refused and its user can mend: a path or a port that they named, or a full disk.
+pub(super) fn refused_by_system(error: &io::Error) -> Option<(Reason, &'static str)> {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::NotFound
+        | Kind::PermissionDenied
+        | Kind::NotADirectory
+        | Kind::IsADirectory
+        | Kind::ReadOnlyFilesystem
+        | Kind::InvalidFilename => {
+            Some((Reason::BadRequest, "check that the path exists and that you may use it"))
+        }
+        Kind::StorageFull | Kind::QuotaExceeded => {
+            Some((Reason::OutOfSpace, "free disk space on this machine"))
+        }
+        Kind::AddrInUse => Some((Reason::Conflict, "another process listens there")),
+        Kind::AddrNotAvailable => Some((Reason::BadRequest, "this machine has no such address")),
+        _ => None,
+    }
+}
+
+/// The first thing in a chain that the system refused.
+pub(super) fn system_refusal(error: &(dyn StdError + 'static)) -> Option<(Reason, &'static str)> {
+    let chain = std::iter::successors(Some(error), |cause| (*cause).source());
+    chain.filter_map(|cause| cause.downcast_ref::<io::Error>()).find_map(refused_by_system)
+}
+
+/// A transfer that failed on this side; what the controller refused carries its own reason.
+fn of_transfer(error: &BulkError) -> Option<(Reason, Option<String>)> {
+    let (reason, hint) = match error {
+        BulkError::SourceChanged { .. } | BulkError::Source(_) | BulkError::Manifest(_) => {
+            (Reason::BadSpec, INPUT_HINT)
+        }
+        BulkError::Write { error, .. } => refused_by_system(error).unwrap_or((
+            Reason::BadRequest,
+            "the disk of this machine refuses it; name another folder",
+        )),
+        BulkError::Stream { .. } => {
+            (Reason::Internal, "the local engine broke off; has it room to save the image?")
+        }
+        BulkError::Exists(_) => (Reason::Conflict, "name another folder"),
+        BulkError::Corrupt { .. } => return Some((Reason::Corrupt, None)),
+        BulkError::Refused(_) | BulkError::Interrupted(_) | BulkError::GaveUp { .. } => {
+            return None;
+        }
+    };
+    Some((reason, Some(hint.to_owned())))
 }
 
 /// Reason and own hint of one link of the chain, where it has them.
@@ -174,72 +297,14 @@ fn classify(cause: &(dyn StdError + 'static)) -> Option<(Reason, Option<String>)
     if cause.is::<SpecError>() {
         return Some((Reason::BadSpec, None));
     }
+    if let Some(error) = cause.downcast_ref::<BulkError>() {
+        return of_transfer(error);
+    }
+    if let Some(error) = cause.downcast_ref::<io::Error>() {
+        return refused_by_system(error).map(|(reason, hint)| (reason, Some(hint.to_owned())));
+    }
     cause.downcast_ref::<Refusal>().map(|refusal| (refusal.reason, None))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use anyhow::Context as _;
-
-    fn text(error: &anyhow::Error) -> String {
-        let report = Report::of(error).expect("a report");
-        let plain = anstream::adapter::strip_str(&report.text()).to_string();
-        format!("{plain}exit {}", report.exit.code())
-    }
-
-    #[test]
-    fn a_refusal_keeps_its_reason_under_any_context() {
-        let status = tonic::Status::from(Refusal::new(Reason::NotOwner, "job 7 belongs to ada"));
-        let error = anyhow::Error::new(CallError::from(status)).context("cannot cancel job 7");
-        insta::assert_snapshot!(text(&error), @r"
-        error: cannot cancel job 7
-          caused by: job 7 belongs to ada
-        hint: its owner or an operator may do this
-        exit 6
-        ");
-    }
-
-    #[test]
-    fn an_own_hint_comes_before_the_reasons() {
-        let io = std::io::Error::other("no such file\nor directory");
-        let error: anyhow::Error = Failure::new(Reason::BadSpec, "cannot read job.yaml")
-            .hint("look twice")
-            .because(io)
-            .into();
-        insta::assert_snapshot!(text(&error), @r"
-        error: cannot read job.yaml
-          caused by: no such file
-            or directory
-        hint: look twice
-        exit 4
-        ");
-    }
-
-    #[test]
-    fn a_refused_certificate_is_not_taken_for_a_silent_controller() {
-        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked);
-        let status = tonic::Status::from_error(Box::new(std::io::Error::other(alert)));
-        let report = Report::of(&CallError::from(status).into()).expect("a report");
-        assert_eq!(report.exit.code(), 6);
-    }
-
-    #[test]
-    fn unknown_errors_are_internal_and_repeated_words_are_said_once() {
-        let error = Err::<(), _>(std::io::Error::other("disk on fire"))
-            .context("disk on fire")
-            .context("cannot write")
-            .expect_err("it fails");
-        insta::assert_snapshot!(text(&error), @r"
-        error: cannot write
-          caused by: disk on fire
-        hint: this is a fault of hone; its log has more
-        exit 1
-        ");
-    }
-
-    #[test]
-    fn a_closed_pipe_is_silent() {
-        assert_eq!(Report::of(&anyhow::Error::new(OutputClosed).context("while printing")), None);
-    }
-}
+mod tests;

@@ -4,8 +4,8 @@ use hone_proto::time::WallNanos;
 use hone_proto::wire::{EventView, EventsRequest};
 
 use super::error::Exit;
-use super::follow::follow;
-use super::render::human::{one_line, time};
+use super::follow::{Until, follow};
+use super::render::human::{one_line, place, time};
 use super::{Ctx, OutputArgs};
 
 /// Show what happened in the fleet, and who did it
@@ -21,7 +21,7 @@ pub(super) struct Args {
     #[arg(long)]
     node: Option<String>,
     /// Only the last so many
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     tail: Option<u32>,
     #[command(flatten)]
     pub(super) output: OutputArgs,
@@ -54,8 +54,11 @@ pub(super) async fn run(args: &Args, ctx: &mut Ctx) -> anyhow::Result<Exit> {
         newest = Some(event.number);
         printer.record(&event, line)
     };
-    follow(&client, &talker, args.follow, open, take).await?;
-    Ok(Exit::OK)
+    let until = if args.follow { Until::Forever } else { Until::Now };
+    match (follow(&client, &talker, until, open, take).await, &args.node) {
+        (Err(error), Some(node)) => Err(client.about_node(node, error).await),
+        (done, _) => done.map(|()| Exit::OK),
+    }
 }
 
 fn line(event: &EventView) -> String {
@@ -67,7 +70,7 @@ fn line(event: &EventView) -> String {
         text.push_str(&format!(" attempt {attempt}"));
     }
     if !event.node.is_empty() {
-        text.push_str(&format!(" node {}", one_line(&event.node)));
+        text.push_str(&format!(" node {}", one_line(place(&event.node_host, &event.node))));
     }
     if !event.actor.is_empty() {
         text.push_str(&format!(" by {}", one_line(&event.actor)));

@@ -3,7 +3,7 @@
 use hone_proto::wire::{ExplainReply, ExplainRequest};
 
 use super::error::Exit;
-use super::render::human::one_line;
+use super::render::human::{one_line, place};
 use super::render::table::{Kind, facts, table};
 use super::{Ctx, OutputArgs};
 
@@ -42,7 +42,7 @@ fn text(reply: &ExplainReply, width: usize) -> String {
         .map(|node| {
             let short: Vec<_> = node.shortfalls.iter().map(|s| s.text.as_str()).collect();
             let fits = if node.fits { "yes" } else { "no" };
-            vec![node.node.clone(), fits.to_owned(), short.join("; ")]
+            vec![place(&node.node_host, &node.node).to_owned(), fits.to_owned(), short.join("; ")]
         })
         .collect();
     let columns = [("NODE", Kind::Text), ("FITS", Kind::Fixed), ("WHAT IS MISSING", Kind::Text)];

@@ -39,15 +39,25 @@ pub(super) struct World {
     /// One script per stream of records; the last one is repeated.
     pub(super) logs: VecDeque<Vec<Result<LogView, Status>>>,
     pub(super) events: Vec<EventView>,
+    /// Streams of events that were opened.
+    pub(super) opened: u32,
+    pub(super) export: Vec<ExportFrame>,
     pub(super) explain: ExplainReply,
     /// One script per stream of metrics that is opened; the last one is repeated.
     pub(super) series: VecDeque<Vec<Result<series_update::Update, Status>>>,
+    /// States that all jobs take on, one with each question about a job.
+    pub(super) states: VecDeque<&'static str>,
     /// Answers of the next unary calls, before any that would succeed.
     pub(super) refusals: VecDeque<Status>,
     /// Request ids of changes, in order.
     pub(super) request_ids: Vec<String>,
     pub(super) log_request: Option<LogsRequest>,
+    pub(super) hardware: Vec<hardware_update::Update>,
+    pub(super) hardware_request: Option<HardwareRequest>,
     pub(super) submitted: Option<SubmitRequest>,
+    /// The newest question whether a submit could be accepted, and what is answered to it.
+    pub(super) checked: Option<SubmitRequest>,
+    pub(super) check_refused: Option<Status>,
 }
 
 /// The made-up controller.
@@ -99,6 +109,10 @@ impl Fake {
 
     fn find_node(&self, node: &str, state: &str) -> Reply<NodeView> {
         let mut world = self.world();
+        if world.nodes.iter().filter(|view| view.hostname == node).count() > 1 {
+            let text = format!("several nodes are called {node}");
+            return Err(Refusal::new(Reason::Conflict, text).into());
+        }
         let found = world.nodes.iter_mut().find(|view| view.id == node || view.hostname == node);
         let view = found.ok_or_else(|| {
             Status::from(Refusal::new(Reason::NotFound, format!("there is no node {node}")))
@@ -168,6 +182,11 @@ impl Operator for Fake {
     }
     async fn submit(&self, request: Request<SubmitRequest>) -> Reply<SubmitReply> {
         let request = request.into_inner();
+        if request.check_only {
+            let refused = self.world().check_refused.clone();
+            self.world().checked = Some(request);
+            return refused.map_or_else(|| Ok(Response::new(SubmitReply::default())), Err);
+        }
         self.change(&request.request_id)?;
         self.world().submitted = Some(request);
         Ok(Response::new(SubmitReply { job: 1, repeated_request: false }))
@@ -181,13 +200,19 @@ impl Operator for Fake {
     }
     async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Reply<ListJobsReply> {
         self.next_refusal()?;
-        let active = request.into_inner().active_only;
+        let ListJobsRequest { active_only, limit, name } = request.into_inner();
         let mut jobs = self.world().jobs.clone();
-        jobs.retain(|job| !active || job.ended_wall_ns.is_none());
+        jobs.retain(|job| !active_only || job.ended_wall_ns.is_none());
+        jobs.retain(|job| name.is_empty() || job.name == name);
+        jobs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(Response::new(ListJobsReply { jobs }))
     }
     async fn get_job(&self, request: Request<GetJobRequest>) -> Reply<JobView> {
         self.next_refusal()?;
+        let next = self.world().states.pop_front();
+        if let Some(state) = next {
+            self.world().jobs.iter_mut().for_each(|job| state.clone_into(&mut job.state));
+        }
         self.find_job(request.into_inner().job).map(Response::new)
     }
     async fn explain(&self, _: Request<ExplainRequest>) -> Reply<ExplainReply> {
@@ -212,8 +237,14 @@ impl Operator for Fake {
         Ok(Response::new(CheckpointsReply { checkpoints: self.world().checkpoints.clone() }))
     }
     type EventsStream = Updates<EventView>;
-    async fn events(&self, _: Request<EventsRequest>) -> Reply<Self::EventsStream> {
-        all(self.world().events.clone())
+    async fn events(&self, request: Request<EventsRequest>) -> Reply<Self::EventsStream> {
+        let mut world = self.world();
+        world.opened += 1;
+        // Who comes back finds nothing new, and the third time nobody at all.
+        if request.into_inner().follow && world.opened > 2 {
+            return Err(Refusal::new(Reason::Revoked, "the test is over").into());
+        }
+        all(world.events.clone())
     }
     async fn create_node_token(&self, r: Request<CreateNodeTokenRequest>) -> Reply<TokenReply> {
         self.change(&r.into_inner().request_id)?;
@@ -224,6 +255,13 @@ impl Operator for Fake {
     }
     async fn get_node(&self, request: Request<GetNodeRequest>) -> Reply<NodeView> {
         self.find_node(&request.into_inner().node, "")
+    }
+    type HardwareStream = Updates<HardwareUpdate>;
+    async fn hardware(&self, request: Request<HardwareRequest>) -> Reply<Self::HardwareStream> {
+        let mut world = self.world();
+        world.hardware_request = Some(request.into_inner());
+        let updates = world.hardware.clone();
+        all(updates.into_iter().map(|u| HardwareUpdate { update: Some(u) }).collect())
     }
     async fn drain_node(&self, request: Request<DrainNodeRequest>) -> Reply<NodeView> {
         let request = request.into_inner();
@@ -255,8 +293,19 @@ impl Operator for Fake {
     async fn revoke_operator(&self, r: Request<RevokeOperatorRequest>) -> Reply<OperatorView> {
         let request = r.into_inner();
         self.change(&request.request_id)?;
+        let known = |user: &str| self.world().operators.iter().any(|o| o.user == user);
+        if !known(&request.user) {
+            let text = format!("there is no operator {}", request.user);
+            return Err(Refusal::new(Reason::NotFound, text).into());
+        }
         let state = "revoked".to_owned();
         Ok(Response::new(OperatorView { user: request.user, state, ..Default::default() }))
+    }
+
+    type ExportStateStream = Updates<ExportFrame>;
+    async fn export_state(&self, _: Request<ExportStateRequest>) -> Reply<Self::ExportStateStream> {
+        self.next_refusal()?;
+        all(self.world().export.clone())
     }
 }
 

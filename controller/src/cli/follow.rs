@@ -6,11 +6,13 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::time::Duration;
 
 use hone_proto::error::Reason;
+use hone_proto::wire::GetJobRequest;
 use tonic::Streaming;
 
 use super::client::Client;
 use super::error::CallError;
 use super::output::Talker;
+use super::watch::model::ended;
 
 /// A controller that is back is noticed within this time.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -29,12 +31,42 @@ pub(super) fn away(client: &Client, pause: Duration) -> String {
     format!("the controller at {address} is out of reach; trying again in {seconds} s")
 }
 
-/// Reads streams until one ends by itself. When one breaks and `forever`, `open` is asked for another, which may send
-/// again what `take` has seen.
+/// A stream that ends before what it tells of does: the controller shuts down, or something between ended it.
+pub(super) fn going_away() -> anyhow::Error {
+    CallError::from(tonic::Status::unavailable("the controller ended the stream")).into()
+}
+
+/// How long a stream is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// It ends with what is known now.
+    Now,
+    /// For as long as this job goes on. A stream that ends sooner was cut.
+    Ended(u64),
+    /// For ever: every end is a cut.
+    Forever,
+}
+
+impl Until {
+    /// Whether nothing more will come, now that a stream has ended by itself.
+    async fn is_over(self, client: &Client) -> anyhow::Result<bool> {
+        let job = match self {
+            Self::Now => return Ok(true),
+            Self::Forever => return Ok(false),
+            Self::Ended(job) => job,
+        };
+        let request = GetJobRequest { job };
+        let job = client.call(request, |mut c, r| async move { c.get_job(r).await }).await?;
+        Ok(ended(&job.state))
+    }
+}
+
+/// Reads streams until there is nothing more to come. When one breaks before, `open` is asked for another, which may
+/// send again what `take` has seen.
 pub(super) async fn follow<T, F>(
     client: &Client,
     talker: &Talker,
-    forever: bool,
+    until: Until,
     mut open: impl FnMut() -> F,
     mut take: impl FnMut(T) -> anyhow::Result<()>,
 ) -> anyhow::Result<()>
@@ -45,22 +77,30 @@ where
     let mut pause = client.pace().reconnect;
     loop {
         let error = match open().await {
-            Ok(mut stream) => loop {
-                match stream.message().await {
-                    Ok(Some(item)) => {
-                        (met, pause) = (true, client.pace().reconnect);
-                        if std::mem::take(&mut lost) {
-                            talker.say("the controller is back");
-                        }
-                        take(item)?;
-                    }
-                    Ok(None) => return Ok(()),
-                    Err(status) => break CallError::from(status).into(),
+            Ok(mut stream) => {
+                // A stream that is open has met the controller, also when there is nothing to tell for hours.
+                met = true;
+                if std::mem::take(&mut lost) {
+                    talker.say("the controller is back");
                 }
-            },
+                loop {
+                    match stream.message().await {
+                        Ok(Some(item)) => {
+                            pause = client.pace().reconnect;
+                            take(item)?;
+                        }
+                        Ok(None) => match until.is_over(client).await {
+                            Ok(true) => return Ok(()),
+                            Ok(false) => break going_away(),
+                            Err(error) => break error,
+                        },
+                        Err(status) => break CallError::from(status).into(),
+                    }
+                }
+            }
             Err(error) => error,
         };
-        if !forever || !met || !worth_waiting(&error) {
+        if until == Until::Now || !met || !worth_waiting(&error) {
             return Err(error);
         }
         lost = true;

@@ -61,17 +61,20 @@ pub(super) struct Target<'a> {
     pub(super) config_dir: &'a Path,
 }
 
-/// Finds the image that `reference` names, and brings it to the controller unless nodes can pull it.
+/// An image that was found, and the engine that has it where nodes cannot pull it.
+pub(super) struct Found {
+    image: Image,
+    engine: Option<Docker>,
+}
+
+/// Finds the image that `reference` names: in a registry by its digest, or in the local engine. Brings it nowhere.
 ///
 /// # Errors
-/// When the local engine does not have it, or the upload fails.
-pub(super) async fn resolve(
-    reference: &str,
-    target: &Target<'_>,
-    printer: &Printer,
-) -> anyhow::Result<Image> {
+/// When the local engine does not have it.
+pub(super) async fn find(reference: &str) -> anyhow::Result<Found> {
     if by_digest(reference) {
-        return Ok(Image { reference: reference.to_owned(), ..Image::default() });
+        let image = Image { reference: reference.to_owned(), ..Image::default() };
+        return Ok(Found { image, engine: None });
     }
     let engine = Docker::connect_with_defaults().map_err(|error| no_engine(reference, error))?;
     let engine = engine.with_timeout(ENGINE_TIMEOUT);
@@ -82,23 +85,46 @@ pub(super) async fn resolve(
         }
         Err(error) => return Err(no_engine(reference, error)),
     };
-    let id = found.id.unwrap_or_default();
     let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
     let labels = labels.into_iter().filter(|(key, _)| key.starts_with(LABELS));
-    let manifest = upload(&engine, &id, target, printer).await?;
-    Ok(Image {
-        reference: id,
-        manifest: Some(manifest),
+    let image = Image {
+        reference: found.id.unwrap_or_default(),
+        manifest: None,
         labels: labels.collect::<BTreeMap<_, _>>().into_iter().take(MAX_LABELS).collect(),
         bytes: Bytes::new(found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0)),
-    })
+    };
+    Ok(Found { image, engine: Some(engine) })
+}
+
+impl Found {
+    /// What is known of it before it is brought anywhere.
+    pub(super) const fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Brings it to the controller unless nodes can pull it.
+    ///
+    /// # Errors
+    /// When the upload fails.
+    pub(super) async fn bring(
+        self,
+        target: &Target<'_>,
+        printer: &Printer,
+    ) -> anyhow::Result<Image> {
+        let Self { mut image, engine } = self;
+        if let Some(engine) = engine {
+            let bar = Bar::new(printer, "uploading the image").of(image.bytes);
+            image.manifest = Some(upload(&engine, &image.reference, target, bar).await?);
+        }
+        Ok(image)
+    }
 }
 
 async fn upload(
     engine: &Docker,
     id: &str,
     target: &Target<'_>,
-    printer: &Printer,
+    bar: Bar,
 ) -> anyhow::Result<Digest> {
     let mut remembered = Remembered::load(target.config_dir);
     let key = format!("{} {} {id}", target.address, target.project);
@@ -109,12 +135,12 @@ async fn upload(
             return Ok(digest);
         }
     }
-    let bar = Bar::new(printer, "uploading the image");
     let saved = engine.export_image(id).map_err(io::Error::other);
     let stream = StreamReader::new(Box::pin(saved));
     let digest = target.bulk.upload_image(target.project.clone(), stream, &bar).await;
     let digest =
         digest.map_err(|error| anyhow::Error::new(error).context("cannot upload the image"))?;
+    bar.done();
     remembered.add(key, digest);
     Ok(digest)
 }

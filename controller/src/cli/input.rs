@@ -11,7 +11,7 @@ use hone_proto::manifest::{Kind, Manifest, Sealed};
 use hone_proto::quantity::Bytes;
 use hone_proto::wire::SubmittedInput;
 
-use super::error::Failure;
+use super::error::{Failure, INPUT_HINT};
 use super::output::Printer;
 use super::progress::Bar;
 
@@ -30,15 +30,33 @@ pub(super) async fn upload(
     let (opened, owner) = (path.to_owned(), project.clone());
     let hashed = tokio::task::spawn_blocking(move || hash(&opened, owner, &bar)).await?;
     let (sealed, source) = hashed.map_err(|failure| failure.of(channel, path))?;
-    let bar = Bar::new(printer, format!("uploading {channel}"));
+    let size = sealed.manifest().total_size();
+    let bar = Bar::new(printer, format!("uploading {channel}")).of(size);
     let digest = bulk.upload(&sealed, &source, &bar).await.map_err(|error| {
         anyhow::Error::new(error).context(format!("cannot upload {channel} ({})", path.display()))
     })?;
+    bar.done();
     Ok(SubmittedInput {
         channel: channel.to_owned(),
         manifest: digest.as_bytes().to_vec(),
-        bytes: sealed.manifest().total_size().get(),
+        bytes: size.get(),
     })
+}
+
+/// How much there is at `path`, by its files' metadata: read quickly, and only an expectation. What cannot be read counts
+/// as nothing here, and is named when it is hashed.
+pub(super) fn expected_size(path: &Path) -> Bytes {
+    let Ok(facts) = path.metadata() else { return Bytes::ZERO };
+    if !facts.is_dir() {
+        return Bytes::new(facts.len());
+    }
+    let Ok(entries) = path.read_dir() else { return Bytes::ZERO };
+    let inside = entries.flatten().map(|entry| match entry.file_type() {
+        // A link is refused when the folder is hashed, and could lead in a circle here.
+        Ok(kind) if kind.is_symlink() => Bytes::ZERO,
+        _ => expected_size(&entry.path()),
+    });
+    inside.fold(Bytes::ZERO, Bytes::saturating_add)
 }
 
 /// Why an input cannot be hashed.
@@ -55,7 +73,7 @@ impl HashError {
             Self::Source(error) => failure.because(error),
             Self::Manifest(error) => failure.because(error),
         };
-        failure.hint("an input is a file, or a folder of plain files that nobody writes to").into()
+        failure.hint(INPUT_HINT).into()
     }
 }
 

@@ -7,7 +7,7 @@ use hone_proto::time::WallNanos;
 use hone_proto::wire::{LogView, LogsRequest};
 
 use super::error::Exit;
-use super::follow::{Seen, follow};
+use super::follow::{Seen, Until, follow};
 use super::render::human::{one_line, safe};
 use super::since::Since;
 use super::{Ctx, OutputArgs};
@@ -36,7 +36,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     attempt: Option<u32>,
     /// Only the last so many records
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     tail: Option<u32>,
     #[command(flatten)]
     pub(super) output: OutputArgs,
@@ -68,8 +68,9 @@ fn regex_text(text: &str) -> Result<String, regex::Error> {
 
 pub(super) async fn run(args: &Args, ctx: &mut Ctx) -> anyhow::Result<Exit> {
     let client = ctx.client().await?;
+    let job = client.job_number(&args.job).await?;
     let request = LogsRequest {
-        job: client.job_number(&args.job).await?,
+        job,
         follow: args.follow,
         level: args.level.map_or("", Level::word).to_owned(),
         since_wall_ns: args.since.map(|since| since.before(ctx.now()).get()),
@@ -97,7 +98,8 @@ pub(super) async fn run(args: &Args, ctx: &mut Ctx) -> anyhow::Result<Exit> {
         // Without following nothing is sent again, and equal records are two records.
         if !args.follow || seen.is_news(&key) { printer.record(&record, line) } else { Ok(()) }
     };
-    follow(&client, &talker, args.follow, open, take).await?;
+    let until = if args.follow { Until::Ended(job) } else { Until::Now };
+    follow(&client, &talker, until, open, take).await?;
     Ok(Exit::OK)
 }
 

@@ -11,26 +11,28 @@ use super::client::request_id;
 use super::error::Exit;
 use super::render::human::time;
 use super::render::node;
-use super::since::Since;
-use super::{Ctx, OutputArgs};
+use super::since::Ttl;
+use super::{Ctx, OutputArgs, samples};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Print the command that joins one machine; its token works once
     Token {
-        /// How long the token works: 15m, 1h
-        #[arg(long, value_name = "DURATION", default_value = "15m")]
-        ttl: Since,
+        /// How long the token works: 15m, 1h; 24h at most [default: the controller's `token_seconds`]
+        #[arg(long, value_name = "DURATION")]
+        ttl: Option<Ttl>,
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// List nodes: what they have, and what is promised
+    /// List nodes: what they have, and the jobs on them
     List {
         #[command(flatten)]
         output: OutputArgs,
     },
     /// Show one node: inventory, GPUs, measured disks, newest sample
     Show(Named),
+    /// Show what a node's hardware did, ten seconds a line, and follow its live samples
+    Samples(samples::Args),
     /// Place nothing more on a node
     Drain {
         /// Also save and move the jobs that run there
@@ -56,9 +58,23 @@ pub(super) struct Named {
 }
 
 impl Verb {
+    /// The node that it is about.
+    fn named(&self) -> Option<&str> {
+        match self {
+            Self::Token { .. } | Self::List { .. } => None,
+            Self::Samples(args) => Some(&args.node),
+            Self::Show(node)
+            | Self::Drain { node, .. }
+            | Self::Resume(node)
+            | Self::Revoke(node)
+            | Self::Lost(node) => Some(&node.node),
+        }
+    }
+
     pub(super) const fn output(&self) -> OutputArgs {
         match self {
             Self::Token { output, .. } | Self::List { output } => *output,
+            Self::Samples(args) => args.output,
             Self::Show(node)
             | Self::Drain { node, .. }
             | Self::Resume(node)
@@ -69,10 +85,18 @@ impl Verb {
 }
 
 pub(super) async fn run(verb: &Verb, ctx: &mut Ctx) -> anyhow::Result<Exit> {
+    match (perform(verb, ctx).await, verb.named()) {
+        (Err(error), Some(name)) => Err(ctx.client().await?.about_node(name, error).await),
+        (done, _) => done,
+    }
+}
+
+async fn perform(verb: &Verb, ctx: &mut Ctx) -> anyhow::Result<Exit> {
     let request_id = request_id();
     let changed = match verb {
         Verb::Token { ttl, .. } => return token(*ttl, request_id, ctx).await,
         Verb::List { .. } => return list(ctx).await,
+        Verb::Samples(args) => return samples::run(args, ctx).await,
         Verb::Show(named) => return show(&named.node, ctx).await,
         Verb::Drain { stop_jobs, node } => {
             let request =
@@ -126,8 +150,8 @@ async fn show(name: &str, ctx: &mut Ctx) -> anyhow::Result<Exit> {
     Ok(Exit::OK)
 }
 
-async fn token(ttl: Since, request_id: String, ctx: &mut Ctx) -> anyhow::Result<Exit> {
-    let request = CreateNodeTokenRequest { request_id, ttl_seconds: ttl.seconds(ctx.now())? };
+async fn token(ttl: Option<Ttl>, request_id: String, ctx: &mut Ctx) -> anyhow::Result<Exit> {
+    let request = CreateNodeTokenRequest { request_id, ttl_seconds: Ttl::asked(ttl) };
     let client = ctx.client().await?;
     let reply =
         client.call(request, |mut c, r| async move { c.create_node_token(r).await }).await?;

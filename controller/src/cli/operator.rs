@@ -1,17 +1,18 @@
 //! `hone operator`: the people.
 
 use clap::{Subcommand, ValueEnum};
+use hone_proto::error::Reason;
 use hone_proto::time::WallNanos;
 use hone_proto::wire::{
     InviteOperatorRequest, ListOperatorsRequest, OperatorView, RevokeOperatorRequest,
 };
 
 use super::client::request_id;
-use super::error::Exit;
+use super::error::{Exit, Failure, is_not_found, not_there};
 use super::node::enrolment_command;
 use super::render::human::{UNKNOWN, time};
 use super::render::table::{Kind, table};
-use super::since::Since;
+use super::since::Ttl;
 use super::{Ctx, OutputArgs};
 
 #[derive(Debug, Subcommand)]
@@ -23,9 +24,9 @@ pub(super) enum Verb {
         /// What they may do
         #[arg(long, value_enum, default_value_t = Role::Submitter)]
         role: Role,
-        /// How long the token works: 1h, 1d
-        #[arg(long, value_name = "DURATION", default_value = "1d")]
-        ttl: Since,
+        /// How long the token works: 1h, 1d; 1d at most [default: the controller's `token_most_seconds`]
+        #[arg(long, value_name = "DURATION")]
+        ttl: Option<Ttl>,
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -84,12 +85,12 @@ pub(super) async fn run(verb: &Verb, ctx: &mut Ctx) -> anyhow::Result<Exit> {
     }
 }
 
-async fn invite(name: &str, role: Role, ttl: Since, ctx: &mut Ctx) -> anyhow::Result<Exit> {
+async fn invite(name: &str, role: Role, ttl: Option<Ttl>, ctx: &mut Ctx) -> anyhow::Result<Exit> {
     let request = InviteOperatorRequest {
         request_id: request_id(),
         user: name.to_owned(),
         role: role.word().to_owned(),
-        ttl_seconds: ttl.seconds(ctx.now())?,
+        ttl_seconds: Ttl::asked(ttl),
     };
     let client = ctx.client().await?;
     let reply = client.call(request, |mut c, r| async move { c.invite_operator(r).await }).await?;
@@ -115,7 +116,18 @@ async fn list(ctx: &mut Ctx) -> anyhow::Result<Exit> {
 async fn revoke(name: &str, ctx: &mut Ctx) -> anyhow::Result<Exit> {
     let request = RevokeOperatorRequest { request_id: request_id(), user: name.to_owned() };
     let client = ctx.client().await?;
-    let view = client.call(request, |mut c, r| async move { c.revoke_operator(r).await }).await?;
+    let done = client.call(request, |mut c, r| async move { c.revoke_operator(r).await }).await;
+    let view = match done {
+        Err(error) if is_not_found(&error) => {
+            let listed = client
+                .call(ListOperatorsRequest {}, |mut c, r| async move { c.list_operators(r).await });
+            let known = listed.await.map(|reply| reply.operators).unwrap_or_default();
+            let failure = Failure::new(Reason::NotFound, error.to_string());
+            let failure = failure.hint("`hone operator list` lists everybody");
+            return Err(not_there(failure, name, known.iter().map(|o| o.user.as_str())).into());
+        }
+        done => done?,
+    };
     ctx.printer.value(&view, |view, _| format!("{} is {}", view.user, view.state))?;
     Ok(Exit::OK)
 }

@@ -1,6 +1,7 @@
-//! How a transfer gets on: a bar on a terminal, a line now and then without one, and nothing for what is quick.
+//! How a transfer gets on: a bar on a terminal; without one a line at its start, now and then, and at its end. Nothing
+//! for what is quick or was there already.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hone_proto::bulk::Progress;
@@ -19,6 +20,8 @@ const HERTZ: u8 = 10;
 /// One transfer.
 pub(super) struct Bar {
     label: String,
+    /// How much it is, where that is known before.
+    size: Option<Bytes>,
     talker: Talker,
     started: Instant,
     drawn: Drawn,
@@ -26,8 +29,15 @@ pub(super) struct Bar {
 
 enum Drawn {
     Bar(ProgressBar),
+    Lines(Mutex<Lines>),
+}
+
+/// What was said without a terminal.
+struct Lines {
     /// When the last line was said.
-    Lines(Mutex<Instant>),
+    said: Instant,
+    /// That something is sent was said.
+    began: bool,
 }
 
 impl Bar {
@@ -39,9 +49,30 @@ impl Bar {
             bar.set_message(label.clone());
             Drawn::Bar(bar)
         } else {
-            Drawn::Lines(Mutex::new(now))
+            Drawn::Lines(Mutex::new(Lines { said: now, began: false }))
         };
-        Self { label, talker: printer.talker(), started: now, drawn }
+        Self { label, size: None, talker: printer.talker(), started: now, drawn }
+    }
+
+    /// How much it will be, also where the transfer itself cannot tell before its end.
+    #[must_use]
+    pub(super) fn of(mut self, size: Bytes) -> Self {
+        self.size = Some(size).filter(|size| *size > Bytes::ZERO);
+        self
+    }
+
+    /// It went well.
+    pub(super) fn done(self) {
+        if self.lines().is_some_and(|lines| lines.began) {
+            self.talker.say(&format!("{}: done", self.label));
+        }
+    }
+
+    fn lines(&self) -> Option<MutexGuard<'_, Lines>> {
+        match &self.drawn {
+            Drawn::Bar(_) => None,
+            Drawn::Lines(lines) => Some(lines.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
     }
 
     fn line(&self, done: Bytes, total: Option<Bytes>) -> String {
@@ -77,13 +108,26 @@ impl Progress for Bar {
                 }
                 bar.set_position(done.get());
             }
-            Drawn::Lines(said) => {
-                let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-                if said.elapsed() >= LINE_EVERY {
-                    *said = Instant::now();
-                    self.talker.say(&self.line(done, total));
+            Drawn::Lines(_) => {
+                if let Some(mut lines) = self.lines()
+                    && lines.said.elapsed() >= LINE_EVERY
+                {
+                    lines.said = Instant::now();
+                    self.talker.say(&self.line(done, total.or(self.size)));
                 }
             }
+        }
+    }
+
+    fn sends(&self) {
+        if let Some(mut lines) = self.lines()
+            && !std::mem::replace(&mut lines.began, true)
+        {
+            lines.said = Instant::now();
+            self.talker.say(&match self.size {
+                Some(size) => format!("{}: {size}", self.label),
+                None => self.label.clone(),
+            });
         }
     }
 }

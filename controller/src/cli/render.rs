@@ -5,4 +5,5 @@ pub mod hardware;
 pub mod human;
 pub mod job;
 pub mod node;
+pub mod samples;
 pub mod table;

@@ -1,4 +1,4 @@
-//! Points in time as people type them: `10m` ago, or an RFC 3339 time.
+//! Times as people type them: `10m` ago, an RFC 3339 time, or how long a token works.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -31,17 +31,33 @@ impl Since {
             Self::At(time) => time,
         }
     }
+}
 
-    /// The distance from `now` in seconds, for what lasts so long.
-    ///
-    /// # Errors
-    /// When it does not fit: nothing lasts for a century.
-    pub(super) fn seconds(self, now: WallNanos) -> Result<u32, NotATime> {
-        let seconds = match self {
-            Self::Ago(span) => span.as_secs(),
-            Self::At(time) => time.since(now).as_secs(),
-        };
-        u32::try_from(seconds).map_err(|_| NotATime)
+/// How long a token works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ttl(u32);
+
+/// A time that no token works.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a token works for 1s to 24h: use a duration such as 15m or 2h")]
+pub(super) struct NotATtl;
+
+impl Ttl {
+    /// No token works longer; the controller says the same.
+    const MOST: u32 = 24 * 3600;
+
+    /// In seconds; zero, which is what the controller says, when nothing was asked for.
+    pub(super) fn asked(ttl: Option<Self>) -> u32 {
+        ttl.map_or(0, |ttl| ttl.0)
+    }
+}
+
+impl FromStr for Ttl {
+    type Err = NotATtl;
+
+    fn from_str(text: &str) -> Result<Self, NotATtl> {
+        let seconds = span(text).and_then(|span| u32::try_from(span.as_secs()).ok());
+        seconds.filter(|n| (1..=Self::MOST).contains(n)).map(Self).ok_or(NotATtl)
     }
 }
 
@@ -91,6 +107,17 @@ mod tests {
         assert_eq!("2017-07-14T02:40:00Z".parse(), Ok(at));
         for bad in ["", "10", "m", "10x", "1h30", "yesterday", "99999999999999999999d", "1é"] {
             assert_eq!(bad.parse::<Since>(), Err(NotATime), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_token_works_for_a_second_to_a_day() {
+        for (text, seconds) in [("1s", 1), ("15m", 900), ("1d", 86_400)] {
+            assert_eq!(text.parse(), Ok(Ttl(seconds)));
+            assert_eq!(Ttl::asked(text.parse().ok()), seconds);
+        }
+        for bad in ["0s", "", "2026-11-24T14:00:00Z", "24h1s", "30d", "99999d", "136y"] {
+            assert_eq!(bad.parse::<Ttl>(), Err(NotATtl), "{bad}");
         }
     }
 

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use hone_proto::error::Reason;
-use hone_proto::wire::{SubmitReply, SubmitRequest, WhoAmIRequest};
+use hone_proto::telemetry::{self, OTLP_ENDPOINT, Service, Telemetry};
+use hone_proto::wire::{SubmitReply, SubmitRequest, SubmittedInput, WhoAmIRequest};
 use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use super::client::{Client, request_id};
 use super::context::Contexts;
@@ -24,6 +26,9 @@ pub(super) struct Args {
     /// Watch the job until it ends; the exit code is 9 when it does not complete
     #[arg(short, long)]
     follow: bool,
+    /// With --follow and without a terminal, print every step: else the first, the last, evaluations, and one in a second
+    #[arg(long, requires = "follow")]
+    every_step: bool,
     /// Image to use instead of the spec's: a local one, or name@sha256:… in a registry
     #[arg(long, value_name = "REF")]
     image: Option<String>,
@@ -31,18 +36,32 @@ pub(super) struct Args {
     pub(super) output: OutputArgs,
 }
 
-/// The collector of spans, as every program that exports them names it.
-const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-
 pub(super) async fn run(args: &Args, global: &Global, ctx: &mut Ctx) -> anyhow::Result<Exit> {
-    // The trace of a job begins here. Without a collector nothing is set up, and nothing logged.
-    let _telemetry = match std::env::var_os(OTLP_ENDPOINT) {
-        Some(_) => Some(hone_proto::telemetry::init("hone", None)?),
-        None => None,
-    };
-    let span = tracing::info_span!("submit", spec = %args.file.display());
-    let (client, reply, spec) = submit(args, global, ctx).instrument(span).await?;
+    let _telemetry = traces(ctx);
+    let span = tracing::info_span!("submit", job = Empty, otel.status_code = Empty);
+    let submitted = submit(args, global, ctx).instrument(span.clone()).await;
+    match &submitted {
+        Ok((_, reply, _)) => drop(span.record("job", reply.job)),
+        Err(_) => telemetry::failed(&span),
+    }
+    // The span ends here: whoever follows the job does that outside of it.
+    drop(span);
+    let (client, reply, spec) = submitted?;
     report(&client, &reply, &spec, args, ctx).await
+}
+
+/// The trace of a job begins here. Without a collector nothing is set up; one that cannot be used keeps nobody from
+/// submitting.
+fn traces(ctx: &Ctx) -> Option<Telemetry> {
+    std::env::var_os(OTLP_ENDPOINT)?;
+    match telemetry::init(Service::Command, None) {
+        Ok(telemetry) => Some(telemetry),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            ctx.printer.talk(&format!("warning: {error:#}"));
+            None
+        }
+    }
 }
 
 /// Everything up to the controller's answer.
@@ -54,9 +73,26 @@ async fn submit(
     let (text, spec) = read(&args.file)?;
     let folder = args.file.parent().unwrap_or(Path::new("."));
     let inputs = spec::local_inputs(&spec, folder)?;
+    let config = spec::read_config(&spec, folder)?.unwrap_or_default();
+    for warning in spec.warnings() {
+        ctx.printer.talk(&format!("warning: {warning}"));
+    }
     let client = ctx.client().await?;
     // Asked before anything large is read: whoever cannot reach the controller learns it at once.
     client.call(WhoAmIRequest {}, |mut c, r| async move { c.who_am_i(r).await }).await?;
+    let reference = args.image.as_deref().unwrap_or_else(|| spec.image());
+    let found = image::find(reference).await?;
+    let expected = inputs.iter().map(|input| SubmittedInput {
+        channel: input.channel.path().to_owned(),
+        manifest: Vec::new(),
+        bytes: input::expected_size(&input.path).get(),
+    });
+    // Asked before anything is uploaded: what cannot be satisfied costs nothing and leaves nothing behind.
+    let check = SubmitRequest {
+        check_only: true,
+        ..request(text.clone(), &config, args, found.image().clone(), expected.collect())
+    };
+    client.call(check, |mut c, r| async move { c.submit(r).await }).await?;
     let bulk = pull::bulk_client(&client, spec.project().as_str()).await?;
     let mut submitted = Vec::with_capacity(inputs.len());
     for input in &inputs {
@@ -71,9 +107,8 @@ async fn submit(
         address: client.address(),
         config_dir: contexts.dir(),
     };
-    let reference = args.image.as_deref().unwrap_or_else(|| spec.image());
-    let image = image::resolve(reference, &target, &ctx.printer).await?;
-    let request = request(text, args, image, submitted);
+    let image = found.bring(&target, &ctx.printer).await?;
+    let request = request(text, &config, args, image, submitted);
     let reply = client.call(request, |mut c, r| async move { c.submit(r).await }).await?;
     Ok((client, reply, spec))
 }
@@ -98,9 +133,10 @@ fn read(path: &Path) -> anyhow::Result<(String, JobSpec)> {
 
 fn request(
     spec_yaml: String,
+    config: &str,
     args: &Args,
     image: Image,
-    inputs: Vec<hone_proto::wire::SubmittedInput>,
+    inputs: Vec<SubmittedInput>,
 ) -> SubmitRequest {
     SubmitRequest {
         request_id: request_id(),
@@ -111,6 +147,8 @@ fn request(
         image_manifest: image.manifest.map(|d| d.as_bytes().to_vec()).unwrap_or_default(),
         image_labels: image.labels,
         image_bytes: image.bytes.get(),
+        check_only: false,
+        tool_config: config.to_owned(),
     }
 }
 
@@ -125,7 +163,7 @@ async fn report(
     if args.follow {
         // Data of a followed job is its progress; its number is talk.
         ctx.printer.talk(&format!("job {job} {} is submitted", spec.name()));
-        return watch::follow(client.clone(), job, &mut ctx.printer).await;
+        return watch::follow(client.clone(), job, args.every_step, &mut ctx.printer).await;
     }
     ctx.printer.value(reply, |reply, _| reply.job.to_string())?;
     if !ctx.printer.json() {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use hone_proto::error::{Reason, Refusal};
 use hone_proto::id::Digest;
 use hone_proto::wire::series_update::Update;
 use hone_proto::wire::{CheckpointView, JobView};
@@ -65,8 +66,13 @@ async fn a_submit_uploads_what_is_missing_and_nothing_twice() {
         let digest = Digest::try_from(input.manifest.as_slice()).expect("a digest");
         assert!(fake.bulk.stored().manifests.contains_key(&digest), "it was committed before");
     }
+    let talk: Vec<_> = ran.err.lines().filter(|line| line.starts_with("uploading")).collect();
+    let said = ["model: 4.8 MiB", "model: done", "data/train: 18 B", "data/train: done"];
+    assert_eq!(talk, said.map(|line| format!("uploading {line}")));
     let sent = fake.bulk.stored().uploads;
-    assert_eq!(submit(&fake, folder.path(), &[]).await.exit, 0);
+    let again = submit(&fake, folder.path(), &[]).await;
+    assert_eq!(again.exit, 0, "{}", again.err);
+    assert!(!again.err.contains("uploading"), "all of it is there: {}", again.err);
     assert_eq!(fake.bulk.stored().uploads, sent, "the second submit sent chunks");
 }
 
@@ -100,6 +106,22 @@ async fn a_followed_job_that_fails_is_exit_code_9() {
     let failed = JobView { job: 1, state: "failed".to_owned(), ..Default::default() };
     fake.world().series = [vec![Ok(Update::Job(failed))]].into();
     assert_eq!(submit(&fake, folder.path(), &["--follow"]).await.exit, 9);
+}
+
+#[tokio::test]
+async fn what_fits_nowhere_uploads_nothing() {
+    let (fake, folder) = (Fake::default(), workplace(SPEC));
+    let refusal = Refusal::new(Reason::FitsNowhere, "none of 2 nodes could ever hold this job");
+    fake.world().check_refused = Some(refusal.into());
+    let ran = submit(&fake, folder.path(), &[]).await;
+    assert_eq!(ran.exit, 3, "{}", ran.err);
+    let checked = fake.world().checked.take().expect("it was asked");
+    let sizes: Vec<_> = checked.inputs.iter().map(|input| input.bytes).collect();
+    assert_eq!(sizes, [5_000_002, 18], "what would be fetched counts");
+    assert!(checked.inputs.iter().all(|input| input.manifest.is_empty()));
+    let stored = fake.bulk.stored();
+    assert_eq!((stored.uploads, stored.chunks.len(), stored.manifests.len()), (0, 0, 0));
+    assert!(fake.world().submitted.is_none());
 }
 
 #[tokio::test]

@@ -10,16 +10,18 @@ use tokio::time::{Instant, sleep_until};
 
 use super::client::Client;
 use super::error::{CallError, Exit};
-use super::follow::{LONGEST_PAUSE, away, worth_waiting};
+use super::follow::{LONGEST_PAUSE, away, going_away, worth_waiting};
 use super::output::Printer;
 use super::render::job::hex;
 use super::{Ctx, OutputArgs, show};
 
 pub mod model;
+mod pace;
 mod screen;
 pub mod view;
 
 use model::{Progress, ended};
+use pace::Pace;
 use screen::{Left, Screen};
 use view::PackageFacts;
 
@@ -31,6 +33,9 @@ const FRAME: Duration = Duration::from_millis(100);
 pub(super) struct Args {
     /// Number, or name (the newest job of that name)
     job: String,
+    /// Without a terminal, print every step: else the first, the last, evaluations, and one step in a second
+    #[arg(long)]
+    every_step: bool,
     #[command(flatten)]
     pub(super) output: OutputArgs,
 }
@@ -41,6 +46,7 @@ pub(super) async fn run(args: &Args, ctx: &mut Ctx) -> anyhow::Result<Exit> {
     let screen = Screen::open(&ctx.printer);
     let leaving = screen::leaving(screen.is_some());
     let mut watch = Watch::new(client, job, &mut ctx.printer, screen);
+    watch.pace = Pace::new(args.every_step);
     watch.follow(leaving).await
 }
 
@@ -48,12 +54,14 @@ pub(super) async fn run(args: &Args, ctx: &mut Ctx) -> anyhow::Result<Exit> {
 pub(super) async fn follow(
     client: Client,
     job: u64,
+    every_step: bool,
     printer: &mut Printer,
 ) -> anyhow::Result<Exit> {
     let screen = Screen::open(printer);
     let leaving = screen::leaving(screen.is_some());
     let mut watch = Watch::new(client, job, printer, screen);
     watch.met = true;
+    watch.pace = Pace::new(every_step);
     watch.follow(leaving).await
 }
 
@@ -76,6 +84,10 @@ pub(super) struct Watch<'a> {
     trouble: Option<String>,
     /// The state that was last printed as a line.
     said: String,
+    /// The step whose checkpoint was last printed as a line.
+    saved: Option<u64>,
+    /// Which steps become lines.
+    pace: Pace,
     /// The controller has answered at least once.
     met: bool,
     pause: Duration,
@@ -104,6 +116,8 @@ impl<'a> Watch<'a> {
             progress: Progress::default(),
             trouble: None,
             said: String::new(),
+            saved: None,
+            pace: Pace::default(),
             met: false,
             pause,
         }
@@ -207,13 +221,35 @@ impl<'a> Watch<'a> {
             };
         }
         if let Some(point) = news {
-            return self.printer.data(&view::step_line(&point, &self.progress));
+            return match self.pace.next(&point, self.progress.max_steps(), Instant::now()) {
+                Some(point) => self.step(&point),
+                None => Ok(()),
+            };
         }
-        let line = self.progress.job().map(view::state_line).unwrap_or_default();
+        self.state()
+    }
+
+    fn step(&mut self, point: &SeriesPoint) -> anyhow::Result<()> {
+        self.printer.data(&view::step_line(point, &self.progress))
+    }
+
+    /// Says what has changed about the job, after the newest step.
+    fn state(&mut self) -> anyhow::Result<()> {
+        let Some(job) = self.progress.job() else { return Ok(()) };
+        let (line, saved) = (view::state_line(job), job.latest_checkpoint_step);
+        if line == self.said && saved == self.saved {
+            return Ok(());
+        }
+        if let Some(point) = self.pace.held() {
+            self.step(&point)?;
+        }
+        if let Some(step) = saved.filter(|_| saved != self.saved) {
+            self.printer.data(&format!("checkpoint of step {step} is saved"))?;
+        }
         if line != self.said {
             self.printer.data(&line)?;
-            self.said = line;
         }
+        (self.said, self.saved) = (line, saved);
         Ok(())
     }
 
@@ -259,10 +295,7 @@ impl<'a> Watch<'a> {
         self.clear()?;
         if !self.printer.json() {
             let package = self.package().await;
-            let state = self.progress.job().map(view::state_line).unwrap_or_default();
-            if state != self.said {
-                self.printer.data(&state)?;
-            }
+            self.state()?;
             let text = view::summary(&self.progress, package.as_ref(), self.printer.width());
             self.printer.data(&format!("\n{text}"))?;
         }
@@ -281,9 +314,4 @@ impl<'a> Watch<'a> {
             address: self.client.address(),
         })
     }
-}
-
-/// A stream that ends before its job does: the controller shuts down.
-fn going_away() -> anyhow::Error {
-    CallError::from(tonic::Status::unavailable("the controller ended the stream")).into()
 }

@@ -1,4 +1,4 @@
-//! Who may speak: tokens, certificates, revocation. Decided here, so that of many who present one token one wins.
+//! Who may speak: tokens, roles, revocation. Decided here, so that of many who present one token one wins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use hone_proto::time::Now;
 use super::Fleet;
 use super::input::{Reply, Subject};
 use super::keys::Key;
-use super::record::{CertificateRecord, NodeAdmin, NodeRecord, Role, TokenPurpose};
+use super::record::{NodeAdmin, NodeRecord, Role, TokenPurpose};
 
 /// Who may speak, as of one turn: what the listeners check on every call.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,22 +40,6 @@ impl Fleet {
         }
     }
 
-    /// Whose key this is, if its holder may still renew.
-    #[must_use]
-    pub fn holder_of(&self, key: &str) -> Option<(Subject, CertificateRecord)> {
-        let node = self.nodes.values().find_map(|node| {
-            let held = node.record.certificate.clone()?;
-            (held.key == key && node.record.admin != NodeAdmin::Revoked)
-                .then(|| (Subject::Node(node.record.id.clone()), held))
-        });
-        node.or_else(|| {
-            self.users.values().find_map(|user| {
-                let held = user.certificate.clone()?;
-                (held.key == key && !user.revoked).then(|| (Subject::User(user.name.clone()), held))
-            })
-        })
-    }
-
     pub(super) fn on_spend(
         &mut self,
         now: Now,
@@ -72,6 +56,15 @@ impl Fleet {
         if token.spent || token.expires <= now.wall || !right_kind {
             return Err(refused());
         }
+        // Revocation deletes tokens as well; what was revoked must not come back by one that is left all the same.
+        let gone = |name: &UserName| self.users.get(name).is_none_or(|user| user.revoked);
+        let for_whom = match &token.purpose {
+            TokenPurpose::Node => None,
+            TokenPurpose::User(name) => Some(name),
+        };
+        if gone(&token.made_by) || for_whom.is_some_and(gone) {
+            return Err(refused());
+        }
         token.spent = true;
         let (made_by, purpose) = (token.made_by.clone(), token.purpose.clone());
         self.dirty.insert(Key::Token(public_id.to_owned()));
@@ -84,6 +77,7 @@ impl Fleet {
                     enrolled_at: now.wall,
                     admin: NodeAdmin::Ready,
                     certificate: None,
+                    earlier: Vec::new(),
                     boot: None,
                     capacity: None,
                     agent_version: String::new(),
@@ -106,26 +100,5 @@ impl Fleet {
         };
         self.out.push(super::Effect::AccessChanged);
         Ok(Reply::Spent(subject))
-    }
-
-    pub(super) fn on_issued(
-        &mut self,
-        subject: Subject,
-        certificate: CertificateRecord,
-    ) -> Result<Reply, Refusal> {
-        match subject {
-            Subject::Node(id) => {
-                let node = self.nodes.get_mut(&id).ok_or_else(|| Self::not_found("node", &id))?;
-                node.record.certificate = Some(certificate);
-                self.dirty.insert(Key::Node(id));
-            }
-            Subject::User(name) => {
-                let user =
-                    self.users.get_mut(&name).ok_or_else(|| Self::not_found("operator", &name))?;
-                user.certificate = Some(certificate);
-                self.dirty.insert(Key::User(name));
-            }
-        }
-        Ok(Reply::Done)
     }
 }

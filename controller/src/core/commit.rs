@@ -17,21 +17,16 @@ impl Fleet {
         commit: Commit,
     ) -> Result<Reply, Refusal> {
         self.owns(node, commit.attempt)?;
-        let stale = || {
-            Refusal::new(
-                Reason::StaleAttempt,
-                format!("{} is not the current attempt of its job any more", commit.attempt),
-            )
-        };
+        let stale = || Self::stale(commit.attempt);
         let job = self.jobs.get_mut(&commit.attempt.job).ok_or_else(stale)?;
         let known = job
             .saved
-            .iter()
+            .values()
             .any(|saved| saved.manifest == commit.manifest && saved.token == commit.attempt.token);
         if known {
             return Ok(Reply::Done);
         }
-        let current = job.record.current().is_some_and(|a| a.token == commit.attempt.token);
+        let current = job.current().is_some_and(|a| a.token == commit.attempt.token);
         if !current {
             return Err(stale());
         }
@@ -61,8 +56,8 @@ impl Fleet {
             }
             SavedKind::Package => job.record.package = Some(saved.clone()),
         }
-        let place = u32::try_from(job.saved.len()).unwrap_or(u32::MAX);
-        job.saved.push(saved);
+        let place = job.add_saved(saved);
+        let retired = job.retire_oldest(self.settings.keep_saved);
         self.dirty.insert(Key::Saved(commit.attempt.job, place));
         let (kind, what) = match commit.kind {
             SavedKind::Checkpoint => ("checkpoint_committed", "checkpoint of step"),
@@ -74,6 +69,14 @@ impl Fleet {
             line.node = Some(node.clone());
             line.text = format!("{what} {}: {}", commit.step, commit.bytes);
         });
+        if let Some((place, old)) = retired {
+            self.dirty.insert(Key::Saved(commit.attempt.job, place));
+            self.note(now, "checkpoint_retired", None, |line| {
+                line.job = Some(commit.attempt.job);
+                line.attempt = Some(old.token.attempt);
+                line.text = format!("step {}: the oldest beyond what is kept", old.step);
+            });
+        }
         self.touch_job(commit.attempt.job);
         Ok(Reply::Done)
     }
@@ -86,16 +89,32 @@ impl Fleet {
     ) -> Result<ProjectName, Refusal> {
         self.jobs
             .get(&attempt.job)
-            .filter(|job| {
-                job.record
-                    .attempts
-                    .iter()
-                    .any(|known| known.token == attempt.token && known.node == *node)
-            })
+            .filter(|job| job.attempts.get(attempt.token).is_some_and(|known| known.node == *node))
             .map(|job| job.record.wish.project.clone())
             .ok_or_else(|| {
                 Refusal::new(Reason::NotOwner, format!("{attempt} does not belong to this node"))
             })
+    }
+
+    /// The same for what costs room or shows data: only the attempt that holds the fencing token has business with it.
+    /// A commit is decided by itself, since one that was acknowledged is acknowledged again.
+    pub fn holds(
+        &self,
+        node: &NodeId,
+        attempt: hone_proto::id::AttemptId,
+    ) -> Result<ProjectName, Refusal> {
+        let project = self.owns(node, attempt)?;
+        let current = self.jobs.get(&attempt.job).and_then(|job| job.current());
+        if current.is_some_and(|current| current.token == attempt.token) {
+            Ok(project)
+        } else {
+            Err(Self::stale(attempt))
+        }
+    }
+
+    fn stale(attempt: hone_proto::id::AttemptId) -> Refusal {
+        let text = format!("{attempt} is not the current attempt of its job any more");
+        Refusal::new(Reason::StaleAttempt, text)
     }
 
     /// Whether a node may read this manifest: the image, the inputs and the checkpoint of an attempt of its own.
@@ -104,12 +123,10 @@ impl Fleet {
         let Some(job) = self.jobs.get(&attempt.job) else { return false };
         let wish = &job.record.wish;
         let resume = job
-            .record
             .attempts
-            .iter()
-            .filter(|known| known.token == attempt.token)
-            .filter_map(|known| known.resume.as_ref())
-            .any(|saved| saved.manifest == *manifest);
+            .get(attempt.token)
+            .and_then(|known| known.resume.as_ref())
+            .is_some_and(|saved| saved.manifest == *manifest);
         resume
             || wish.image.manifest == Some(*manifest)
             || wish.inputs.iter().any(|input| input.manifest == *manifest)
@@ -121,7 +138,7 @@ impl Fleet {
         self.objects.contains_key(&(project.clone(), *manifest))
             || self.jobs.values().any(|job| {
                 job.record.wish.project == *project
-                    && job.saved.iter().any(|saved| saved.manifest == *manifest)
+                    && job.saved.values().any(|saved| saved.manifest == *manifest)
             })
     }
 }

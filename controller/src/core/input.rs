@@ -1,5 +1,7 @@
 //! What the core is told, and what it answers: data only, so that both can be printed, compared and replayed.
 
+use std::fmt;
+
 use hone_proto::assignment::DesiredSet;
 use hone_proto::error::Refusal;
 use hone_proto::event::{Event, Position, Stream};
@@ -8,7 +10,7 @@ use hone_proto::id::{
     SpoolId, UserName,
 };
 use hone_proto::quantity::Bytes;
-use hone_proto::time::WallNanos;
+use hone_proto::time::{BootNanos, WallNanos};
 
 use super::record::{CertificateRecord, Role, SavedKind, TokenPurpose, Wish};
 use crate::placement::Capacity;
@@ -111,6 +113,9 @@ pub enum Input {
         subject: Subject,
         /// What.
         certificate: CertificateRecord,
+        /// The key that the request was made with, hexadecimal: that of the certificate shown, or of the request itself.
+        /// `None` at enrolment.
+        with: Option<String>,
     },
 }
 
@@ -123,6 +128,15 @@ pub enum Subject {
     User(UserName),
 }
 
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(id) => write!(f, "node {id}"),
+            Self::User(name) => write!(f, "user {name}"),
+        }
+    }
+}
+
 /// A node introduces itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hello {
@@ -132,6 +146,8 @@ pub struct Hello {
     pub session: Session,
     /// Of the machine.
     pub boot: BootId,
+    /// When it was said, by the clock of that boot, where the agent says so.
+    pub said: Option<BootNanos>,
     /// Its spool.
     pub spool: SpoolId,
     /// Attempts that it holds state for.
@@ -257,6 +273,55 @@ pub enum Effect {
     AccessChanged,
     /// A job has changed; those who watch it look again.
     JobChanged(JobId),
+    /// An attempt was placed: for those who trace.
+    Placed {
+        /// Which.
+        attempt: AttemptId,
+        /// Where.
+        node: NodeId,
+        /// The trace of its submit.
+        traceparent: String,
+    },
+}
+
+impl Input {
+    /// Whether it may use the last room of a disk that is full: it is small, and stops work, keeps somebody out, or keeps
+    /// somebody in.
+    #[must_use]
+    pub fn may_use_the_last_room(&self) -> bool {
+        match self {
+            Self::Hello(_) | Self::Heartbeat(_) | Self::Closed { .. } | Self::Issued { .. } => true,
+            Self::Request { command, .. } => match **command {
+                Command::Cancel(_)
+                | Command::Drain { .. }
+                | Command::RevokeNode(_)
+                | Command::RevokeUser(_)
+                | Command::Lose(_) => true,
+                Command::Submit { .. } | Command::Resume(_) | Command::MakeToken { .. } => false,
+            },
+            Self::Tick
+            | Self::Events { .. }
+            | Self::Commit { .. }
+            | Self::CommitObject { .. }
+            | Self::Spend { .. } => false,
+        }
+    }
+}
+
+impl Effect {
+    /// Whether it has to be made durable.
+    #[must_use]
+    pub const fn is_write(&self) -> bool {
+        match self {
+            Self::Put(..) | Self::Delete(_) | Self::Append { .. } | Self::AppendNode { .. } => true,
+            Self::Send(..)
+            | Self::Close(..)
+            | Self::Reply(..)
+            | Self::AccessChanged
+            | Self::JobChanged(_)
+            | Self::Placed { .. } => false,
+        }
+    }
 }
 
 /// What the controller says on the link.

@@ -11,7 +11,7 @@ impl Fleet {
     pub fn check_invariants(&self) -> Result<(), String> {
         self.check_jobs()?;
         self.check_promises()?;
-        let last = self.history.keys().next_back().copied().unwrap_or(0);
+        let last = self.history.lines().keys().next_back().copied().unwrap_or(0);
         if last > self.meta.last_event {
             return Err(format!("event {last} is newer than the last number given"));
         }
@@ -24,20 +24,21 @@ impl Fleet {
             if *id != record.id || *id > self.meta.last_job {
                 return Err(format!("job {id} stands under a number that was not given to it"));
             }
-            let open = record.attempts.iter().filter(|attempt| attempt.is_open()).count();
+            let open = job.attempts.iter().filter(|attempt| attempt.is_open()).count();
             let active = matches!(record.state, JobState::Active);
             if open != usize::from(active) {
                 return Err(format!("job {id} is {:?} with {open} open attempts", record.state));
             }
-            if !record.attempts.windows(2).all(|pair| pair[0].token < pair[1].token) {
+            let tokens = job.attempts.iter().map(|attempt| attempt.token);
+            if !tokens.clone().zip(tokens.skip(1)).all(|(a, b)| a < b) {
                 return Err(format!("job {id} granted a fencing token out of order"));
             }
-            if record.attempts.iter().any(|a| a.token.generation > self.meta.generation) {
+            if job.attempts.iter().any(|a| a.token.generation > self.meta.generation) {
                 return Err(format!("job {id} holds a token of a generation to come"));
             }
             let steps: Vec<_> = job
                 .saved
-                .iter()
+                .values()
                 .filter(|saved| saved.kind == super::record::SavedKind::Checkpoint)
                 .map(|saved| saved.step)
                 .collect();
@@ -47,7 +48,7 @@ impl Fleet {
             if record.latest.as_ref().map(|saved| saved.step) != steps.last().copied() {
                 return Err(format!("the latest checkpoint of job {id} is not the last one"));
             }
-            let tokens = job.saved.iter().map(|saved| saved.token);
+            let tokens = job.saved.values().map(|saved| saved.token);
             if !tokens.clone().zip(tokens.skip(1)).all(|(a, b)| a <= b) {
                 return Err(format!("an older attempt of job {id} committed after a newer one"));
             }
@@ -57,7 +58,7 @@ impl Fleet {
             {
                 return Err(format!("job {id} completed without its package"));
             }
-            if let Some(attempt) = record.attempts.last()
+            if let Some(attempt) = job.attempts.last()
                 && active
                 && matches!(attempt.state, AttemptState::Lost { .. } | AttemptState::Ended(..))
             {

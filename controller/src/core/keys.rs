@@ -6,15 +6,18 @@
 //! inventory/<node>              wire::Inventory      token/<public id>    TokenRecord
 //! positions/<node>              Positions            request/<user>/<id>  RequestRecord
 //! job/<id>                      JobRecord            object/<project>/<digest>  ObjectRecord
-//! spec/<job>                    the user's text      saved/<job>/<order>  Saved
-//! progress/<job>                Progress
+//! attempt/<job>/<number>        AttemptRecord        saved/<job>/<order>  Saved
+//! spec/<job>                    the user's text      progress/<job>       Progress
 //! ```
+//! Of what grows, each item is a record of its own, written when it changes; the bounds are in [`super::Settings`] and
+//! `bounds`. Records are JSON; one whose form has changed carries a version (`docs/adr/0005-records-that-grow.md`).
 
-use hone_proto::id::{Digest, JobId, NodeId, ProjectName, RequestId, UserName};
+use hone_proto::id::{Attempt, Digest, JobId, NodeId, ProjectName, RequestId, UserName};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::Fleet;
-use super::record::{Meta, Positions};
+use super::record::{AttemptRecord, JobRecord, Meta, Positions};
 
 /// The name of one record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +32,8 @@ pub enum Key {
     Positions(NodeId),
     /// A job.
     Job(JobId),
+    /// One of its placements.
+    Attempt(JobId, Attempt),
     /// A job's text.
     Spec(JobId),
     /// How far a run is.
@@ -56,6 +61,7 @@ impl std::fmt::Display for Key {
             Self::Inventory(id) => write!(f, "inventory/{id}"),
             Self::Positions(id) => write!(f, "positions/{id}"),
             Self::Job(id) => write!(f, "job/{:020}", id.get()),
+            Self::Attempt(id, n) => write!(f, "attempt/{:020}/{:010}", id.get(), n.get()),
             Self::Spec(id) => write!(f, "spec/{:020}", id.get()),
             Self::Progress(id) => write!(f, "progress/{:020}", id.get()),
             Self::Saved(id, n) => write!(f, "saved/{:020}/{n:010}", id.get()),
@@ -84,13 +90,50 @@ impl RecordError {
     }
 }
 
-fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
     // Records are plain data with text keys and finite numbers; they always have a JSON form.
     serde_json::to_vec(value).unwrap_or_default()
 }
 
+/// How long the stored form of a record is.
+pub(super) fn stored_len<T: Serialize>(value: &T) -> usize {
+    json(value).len()
+}
+
 fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, RecordError> {
     serde_json::from_slice(value).map_err(|error| RecordError::new(key, error))
+}
+
+/// Version of the records of jobs and attempts that this release writes. In version 1 a job's record held its attempts.
+const VERSION: u16 = 2;
+
+/// A record with the version of its form. One without was written before there were versions.
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    version: u16,
+    #[serde(flatten)]
+    record: &'a T,
+}
+
+impl<'a, T> Versioned<'a, T> {
+    const fn now(record: &'a T) -> Self {
+        Self { version: VERSION, record }
+    }
+}
+
+/// The version of a stored record, if this release knows it.
+fn version(key: &str, value: &[u8]) -> Result<u16, RecordError> {
+    #[derive(Deserialize)]
+    struct Form {
+        #[serde(default)]
+        version: Option<u16>,
+    }
+    let found = read::<Form>(key, value)?.version.unwrap_or(1);
+    if found > VERSION {
+        let why = format!("it has version {found}; this release knows up to {VERSION}");
+        return Err(RecordError::new(key, why));
+    }
+    Ok(found)
 }
 
 impl Fleet {
@@ -101,15 +144,19 @@ impl Fleet {
             Key::Node(id) => self.nodes.get(id).map(|node| json(&node.record)),
             Key::Inventory(id) => self.nodes.get(id).map(|node| node.inventory.clone()),
             Key::Positions(id) => self.nodes.get(id)?.positions.as_ref().map(json),
-            Key::Job(id) => self.jobs.get(id).map(|job| json(&job.record)),
+            Key::Job(id) => self.jobs.get(id).map(|job| json(&Versioned::now(&job.record))),
+            Key::Attempt(id, number) => {
+                let attempt = self.jobs.get(id)?.attempts.by_number(*number)?;
+                Some(json(&Versioned::now(attempt)))
+            }
             Key::Spec(id) => self.jobs.get(id).map(|job| job.spec_yaml.clone().into_bytes()),
             Key::Progress(id) => self.jobs.get(id).map(|job| json(&job.progress)),
-            Key::Saved(id, n) => self.jobs.get(id)?.saved.get(*n as usize).map(json),
+            Key::Saved(id, n) => self.jobs.get(id)?.saved.get(n).map(json),
             Key::User(name) => self.users.get(name).map(json),
             Key::Token(id) => self.tokens.get(id).map(json),
             Key::Request(user, id) => self.requests.get(&(user.clone(), id.clone())).map(json),
             Key::Object(project, digest) => self.objects.get(&(project.clone(), *digest)).map(json),
-            Key::Event(number) => self.history.get(number).map(json),
+            Key::Event(number) => self.history.lines().get(number).map(json),
         }
     }
 
@@ -140,7 +187,7 @@ impl Fleet {
         match kind {
             "meta" => {}
             "node" => self.add_node(read(key, value)?),
-            "job" => self.add_job(read(key, value)?),
+            "job" => self.take_job(key, value)?,
             "inventory" => {
                 let node = self.nodes.iter_mut().find(|(id, _)| id.as_str() == rest);
                 node.ok_or_else(orphan)?.1.inventory = value.to_vec();
@@ -149,14 +196,21 @@ impl Fleet {
                 let node = self.nodes.iter_mut().find(|(id, _)| id.as_str() == rest);
                 node.ok_or_else(orphan)?.1.positions = Some(read::<Positions>(key, value)?);
             }
-            "spec" | "progress" | "saved" => {
-                let number = rest.split('/').next().unwrap_or("");
+            "spec" | "progress" | "saved" | "attempt" => {
+                let (number, place) = rest.split_once('/').unwrap_or((rest, ""));
                 let id: JobId = number.parse().map_err(|e| RecordError::new(key, e))?;
                 let job = self.jobs.get_mut(&id).ok_or_else(orphan)?;
                 match kind {
                     "spec" => job.spec_yaml = String::from_utf8_lossy(value).into_owned(),
                     "progress" => job.progress = read(key, value)?,
-                    _ => job.saved.push(read(key, value)?),
+                    "attempt" => {
+                        version(key, value)?;
+                        job.attempts.add(read(key, value)?);
+                    }
+                    _ => {
+                        let place = place.parse().map_err(|e| RecordError::new(key, e))?;
+                        job.saved.insert(place, read(key, value)?);
+                    }
                 }
             }
             "user" => {
@@ -181,11 +235,31 @@ impl Fleet {
             }
             "event" => {
                 let event: super::record::FleetEvent = read(key, value)?;
-                self.history.insert(event.number, event);
+                self.history.add(event, u64::MAX);
             }
             // File lengths belong to the driver.
             "length" => {}
             _ => return Err(RecordError::new(key, "this release does not know it")),
+        }
+        Ok(())
+    }
+
+    fn take_job(&mut self, key: &str, value: &[u8]) -> Result<(), RecordError> {
+        /// What a job's record held besides in version 1.
+        #[derive(Deserialize)]
+        struct Version1 {
+            attempts: Vec<AttemptRecord>,
+        }
+        let record: JobRecord = read(key, value)?;
+        let id = record.id;
+        self.add_job(record);
+        if version(key, value)? == 1
+            && let Some(job) = self.jobs.get_mut(&id)
+        {
+            for attempt in read::<Version1>(key, value)?.attempts {
+                job.attempts.add(attempt);
+            }
+            job.attempts_inside = true;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hone_proto::assignment::{Assignment, DesiredSet, Intent};
 use hone_proto::error::{Reason, Refusal};
 use hone_proto::event::{Position, Stream};
-use hone_proto::id::{AttemptId, NodeId, Seq};
+use hone_proto::id::{AttemptId, NodeId, Revision, Seq};
 use hone_proto::time::Now;
 
 use super::Fleet;
@@ -28,12 +28,20 @@ impl Fleet {
             self.out.push(Effect::Close(hello.node, hello.session, refusal));
             return;
         }
-        // Sessions are numbered as they open. A Hello that was overtaken by a newer one describes the past.
-        if node.session.is_some_and(|open| open > hello.session) {
-            let refusal = Refusal::new(Reason::Conflict, "a newer session of this node is open");
+        // Sessions are numbered as they open. A Hello that was overtaken by a newer one describes the past; so does one that
+        // lay on a broken stream and was read after the one of the stream that followed.
+        let overtaken = node.session.is_some_and(|open| open > hello.session);
+        let older = node
+            .said
+            .as_ref()
+            .zip(hello.said)
+            .is_some_and(|((boot, newest), said)| *boot == hello.boot && said < *newest);
+        if overtaken || older {
+            let refusal = Refusal::new(Reason::Conflict, "a newer session of this node is known");
             self.out.push(Effect::Close(hello.node, hello.session, refusal));
             return;
         }
+        node.said = hello.said.map(|said| (hello.boot.clone(), said));
         if let Some(old) = node.session.replace(hello.session) {
             let refusal =
                 Refusal::new(Reason::Conflict, "a newer session of this node replaced it");
@@ -43,6 +51,7 @@ impl Fleet {
         let rebooted = node.record.boot.as_ref().is_some_and(|boot| *boot != hello.boot);
         node.heard = now.boot;
         node.record.boot = Some(hello.boot);
+        node.most = Some(hello.capacity.clone());
         node.record.capacity = Some(hello.capacity);
         node.record.hostname = hello.hostname;
         node.record.agent_version = hello.version;
@@ -98,7 +107,7 @@ impl Fleet {
             .jobs
             .values()
             .filter_map(|job| {
-                let attempt = job.record.current()?;
+                let attempt = job.current()?;
                 let started = matches!(attempt.state, AttemptState::Reported(..));
                 let id = job.record.attempt(attempt.token);
                 (attempt.node == *node && started && !held.contains(&id)).then_some(id)
@@ -120,11 +129,13 @@ impl Fleet {
         if let Some(capacity) = beat.capacity
             && node.record.capacity.as_ref() != Some(&capacity)
         {
+            node.most.get_or_insert_default().grow(&capacity);
             node.record.capacity = Some(capacity);
             self.dirty.insert(Key::Node(beat.node.clone()));
             changed = true;
         }
         changed |= self.let_go(&beat.node, &beat.attempts);
+        self.acknowledge_waits(&beat.node, beat.revision);
         let ack = ToAgent::HeartbeatAck(beat.number);
         self.out.push(Effect::Send(beat.node.clone(), beat.session, ack));
         if was_silent {
@@ -148,10 +159,8 @@ impl Fleet {
     fn still_held(&mut self, id: &NodeId, held: &[AttemptId]) {
         let lost = |held: &&AttemptId| {
             self.jobs.get(&held.job).is_some_and(|job| {
-                job.record.attempts.iter().any(|attempt| {
-                    attempt.token == held.token
-                        && attempt.node == *id
-                        && matches!(attempt.state, AttemptState::Lost { .. })
+                job.attempts.get(held.token).is_some_and(|attempt| {
+                    attempt.node == *id && matches!(attempt.state, AttemptState::Lost { .. })
                 })
             })
         };
@@ -196,7 +205,7 @@ impl Fleet {
             .jobs
             .values()
             .filter_map(|job| {
-                let attempt = job.record.current()?;
+                let attempt = job.current()?;
                 (attempt.node == *id).then(|| assignment(&job.record, attempt))
             })
             .collect();
@@ -213,25 +222,47 @@ impl Fleet {
         self.out.push(at_end);
     }
 
-    /// `on_disconnect: auto` waits for ever while no other node could hold the job; that changes with the fleet.
+    /// The agent works on the newest desired set: what that says is what it does when it hears nothing more.
+    fn acknowledge_waits(&mut self, id: &NodeId, revision: Revision) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        if node.record.revision != revision || node.acknowledged == revision {
+            return;
+        }
+        node.acknowledged = revision;
+        for job in self.jobs.values_mut() {
+            let current = job.current().is_some_and(|attempt| {
+                attempt.node == *id && attempt.acknowledged_wait != attempt.disconnect_wait
+            });
+            if let Some(attempt) = job.attempts.last_mut().filter(|_| current) {
+                attempt.acknowledged_wait = attempt.disconnect_wait;
+                self.dirty.insert(Key::Attempt(job.record.id, attempt.token.attempt));
+            }
+        }
+    }
+
+    /// `on_disconnect: auto` waits for ever while no other node could hold the job; that changes with the fleet. An
+    /// agent that cannot be told keeps the wait that it has heard.
     pub(super) fn refresh_disconnect_waits(&mut self) {
         let mut stale = BTreeSet::new();
         let waits: Vec<_> = self
             .jobs
             .values()
             .filter_map(|job| {
-                let attempt = job.record.current()?;
+                let attempt = job.current()?;
+                let node = self.nodes.get(&attempt.node)?;
+                if node.silent || node.session.is_none() {
+                    return None;
+                }
                 let wait = self.disconnect_wait(&job.record, &attempt.node);
                 (wait != attempt.disconnect_wait)
-                    .then(|| (job.record.id, attempt.node.clone(), wait))
+                    .then(|| (job.record.attempt(attempt.token), attempt.node.clone(), wait))
             })
             .collect();
         for (id, node, wait) in waits {
-            if let Some(attempt) =
-                self.jobs.get_mut(&id).and_then(|job| job.record.attempts.last_mut())
-            {
+            let job = self.jobs.get_mut(&id.job);
+            if let Some(attempt) = job.and_then(|job| job.attempts.get_mut(id.token)) {
                 attempt.disconnect_wait = wait;
-                self.dirty.insert(Key::Job(id));
+                self.dirty.insert(Key::Attempt(id.job, id.token.attempt));
                 stale.insert(node);
             }
         }

@@ -11,6 +11,9 @@ use super::input::{Effect, ToAgent};
 use super::keys::Key;
 use super::record::{AttemptState, End, Evaluation, JobState, StopWhy};
 
+/// Splits of one job whose newest evaluation is kept: `eval`, `eval_base`, and a few of the trainer's own.
+const MAX_SPLITS: usize = 16;
+
 impl Fleet {
     pub(super) fn on_events(
         &mut self,
@@ -46,19 +49,28 @@ impl Fleet {
     }
 
     fn apply(&mut self, now: Now, node: &NodeId, event: Event) {
+        if let Payload::Gap { count, reason, .. } = &event.payload
+            && event.payload.stream() == Stream::State
+        {
+            self.complain(now, "reports_lost", node, |line| {
+                line.job = event.payload.attempt().map(|attempt| attempt.job);
+                line.text = format!("{count} of the node's state reports are lost: {reason}");
+            });
+        }
         let Some(attempt) = event.payload.attempt() else {
             self.out.push(Effect::AppendNode { node: node.clone(), event: Box::new(event) });
             return;
         };
         // A node speaks only for attempts that were placed on it.
         let owns = self.jobs.get(&attempt.job).is_some_and(|job| {
-            job.record.attempts.iter().any(|a| a.token == attempt.token && a.node == *node)
+            job.attempts.get(attempt.token).is_some_and(|known| known.node == *node)
         });
         if !owns {
-            self.note(now, "foreign_report", None, |line| {
-                line.node = Some(node.clone());
+            self.complain(now, "foreign_report", node, |line| {
                 line.job = Some(attempt.job);
-                line.text = format!("the node reported on {attempt}, which is not its own");
+                line.text = format!(
+                    "the node reported on {attempt}, which is not its own or too old to be kept"
+                );
             });
             return;
         }
@@ -83,9 +95,7 @@ impl Fleet {
 
     fn on_phase(&mut self, now: Now, id: AttemptId, phase: hone_proto::event::Phase, detail: &str) {
         let Some(job) = self.jobs.get_mut(&id.job) else { return };
-        let Some(attempt) = job.record.attempts.iter_mut().find(|a| a.token == id.token) else {
-            return;
-        };
+        let Some(attempt) = job.attempts.get_mut(id.token) else { return };
         if !attempt.is_open() {
             return;
         }
@@ -101,7 +111,7 @@ impl Fleet {
                 line.text = format!("{} {detail}", phase.name()).trim_end().to_owned();
             });
         }
-        self.touch_job(id.job);
+        self.touch_attempt(id);
     }
 
     fn on_start(&mut self, start: &TrainerStart) {
@@ -109,7 +119,7 @@ impl Fleet {
         job.progress.max_steps = start.max_steps;
         job.progress.trainable_params = start.trainable_params;
         job.progress.total_params = start.total_params;
-        if job.record.current().is_some_and(|a| a.token == start.attempt.token) {
+        if job.current().is_some_and(|a| a.token == start.attempt.token) {
             // An attempt that resumed earlier than its predecessor came is not as far.
             job.progress.step = Some(start.resumed_from);
         }
@@ -118,7 +128,7 @@ impl Fleet {
 
     fn on_metrics(&mut self, metrics: &Metrics) {
         let Some(job) = self.jobs.get_mut(&metrics.attempt.job) else { return };
-        if job.record.attempts.last().is_none_or(|a| a.token != metrics.attempt.token) {
+        if job.attempts.last().is_none_or(|a| a.token != metrics.attempt.token) {
             return;
         }
         if job.progress.step.is_none_or(|step| metrics.step > step) {
@@ -136,7 +146,10 @@ impl Fleet {
             )]
             let tokens = tokens as u64;
             let evaluation = Evaluation { nll_sum, tokens, step: metrics.step };
-            job.progress.evaluations.insert(metrics.split.clone(), evaluation);
+            let known = &mut job.progress.evaluations;
+            if known.len() < MAX_SPLITS || known.contains_key(&metrics.split) {
+                known.insert(metrics.split.clone(), evaluation);
+            }
         }
         self.dirty.insert(Key::Progress(metrics.attempt.job));
     }
@@ -144,10 +157,8 @@ impl Fleet {
     fn on_outcome(&mut self, now: Now, outcome: Outcome) {
         let id = outcome.attempt;
         let Some(job) = self.jobs.get_mut(&id.job) else { return };
-        let current = job.record.current().is_some_and(|a| a.token == id.token);
-        let Some(attempt) = job.record.attempts.iter_mut().find(|a| a.token == id.token) else {
-            return;
-        };
+        let current = job.current().is_some_and(|a| a.token == id.token);
+        let Some(attempt) = job.attempts.get_mut(id.token) else { return };
         if matches!(attempt.state, AttemptState::Ended(..)) {
             return;
         }
@@ -165,14 +176,14 @@ impl Fleet {
             self.retarget(&node);
             self.schedule(now);
         }
-        self.touch_job(id.job);
+        self.touch_attempt(id);
     }
 
     /// What the end of the current attempt means for its job.
     fn conclude(&mut self, now: Now, outcome: &Outcome, stop: Option<StopWhy>) {
         let id = outcome.attempt;
         let Some(job) = self.jobs.get(&id.job) else { return };
-        let tries = u32::try_from(job.record.attempts.len()).unwrap_or(u32::MAX);
+        let tries = job.tries();
         let more = tries < job.record.wish.max_attempts;
         let packaged = job.record.package.as_ref().is_some_and(|p| p.token == id.token)
             || !job.record.wish.exports;
@@ -194,7 +205,8 @@ impl Fleet {
             ) if more => {
                 let pause = self.settings.retry_base.saturating_mul(1 << tries.min(16));
                 let until = now.wall.plus(pause.min(self.settings.retry_cap));
-                self.requeue(id.job, &format!("attempt {tries} failed: {message}"), Some(until));
+                let number = id.token.attempt;
+                self.requeue(id.job, &format!("attempt {number} failed: {message}"), Some(until));
             }
             (
                 OutcomeKind::Completed | OutcomeKind::Interrupted | OutcomeKind::FailedRetryable,

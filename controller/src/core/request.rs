@@ -2,20 +2,27 @@
 //! result is kept, so that a retry with the same request id has one effect.
 
 use hone_proto::error::{Reason, Refusal};
+use hone_proto::event::Phase;
 use hone_proto::id::{Digest, JobId, NodeId, RequestId, UserName};
-use hone_proto::time::{Now, WallNanos};
+use hone_proto::time::Now;
 
 use super::Fleet;
 use super::input::{Caller, Command, Effect, Reply, Ticket};
 use super::keys::Key;
-use super::record::{
-    End, JobRecord, JobState, NodeAdmin, RequestRecord, Role, StopWhy, TokenPurpose, TokenRecord,
-    UserRecord, Wish,
-};
-use crate::placement;
+use super::record::{AttemptState, End, JobState, NodeAdmin, RequestRecord, Role, StopWhy, Wish};
 
-/// Longest spec that is kept: a record holds 64 KiB.
-pub(crate) const MAX_SPEC: usize = 60 * 1024;
+/// What a request is, whoever repeats it: a retry runs in another trace than the first try.
+fn content(command: &Command) -> Digest {
+    let told = match command {
+        Command::Submit { wish, spec_yaml } => {
+            let wish = Wish { traceparent: String::new(), ..Wish::clone(wish) };
+            let command = Command::Submit { wish: Box::new(wish), spec_yaml: spec_yaml.clone() };
+            format!("{command:?}")
+        }
+        other => format!("{other:?}"),
+    };
+    Digest::of(told.as_bytes())
+}
 
 impl Fleet {
     pub(super) fn on_request(
@@ -26,7 +33,7 @@ impl Fleet {
         request: RequestId,
         command: Command,
     ) {
-        let content = Digest::of(format!("{command:?}").as_bytes());
+        let content = content(&command);
         let key = (caller.user.clone(), request);
         // A token's secret is answered once and kept nowhere: a retry makes another, and the first expires unused.
         let kept = !matches!(command, Command::MakeToken { .. });
@@ -37,6 +44,10 @@ impl Fleet {
             Some(_) => Err(Refusal::new(
                 Reason::Conflict,
                 "this request id was used before for something else",
+            )),
+            None if kept && self.asked_too_much(&key.0) => Err(Refusal::new(
+                Reason::Overloaded,
+                format!("{} has asked for too many changes within a day", key.0),
             )),
             None => self.command(now, caller, command),
         };
@@ -55,6 +66,11 @@ impl Fleet {
         self.out.push(Effect::Reply(ticket, result));
     }
 
+    /// Whether as many results of this person's requests are kept as may be.
+    fn asked_too_much(&self, user: &UserName) -> bool {
+        self.requests.keys().filter(|(by, _)| by == user).count() >= self.settings.most_requests
+    }
+
     fn command(&mut self, now: Now, caller: &Caller, command: Command) -> Result<Reply, Refusal> {
         match command {
             Command::Submit { wish, spec_yaml } => self.submit(now, caller, *wish, spec_yaml),
@@ -70,83 +86,6 @@ impl Fleet {
         }
     }
 
-    fn submit(
-        &mut self,
-        now: Now,
-        caller: &Caller,
-        wish: Wish,
-        spec_yaml: String,
-    ) -> Result<Reply, Refusal> {
-        if spec_yaml.len() > MAX_SPEC {
-            return Err(Refusal::new(Reason::BadSpec, "the spec is longer than 60 KiB"));
-        }
-        for manifest in wish.inputs.iter().map(|i| i.manifest).chain(wish.image.manifest) {
-            if !self.objects.contains_key(&(wish.project.clone(), manifest)) {
-                return Err(Refusal::new(
-                    Reason::MissingChunks,
-                    format!("input {} has not been uploaded", manifest.short()),
-                ));
-            }
-        }
-        self.could_ever_fit(&wish)?;
-        let id = self.meta.last_job.next();
-        self.meta.last_job = id;
-        self.dirty.insert(Key::Meta);
-        let name = wish.name.clone();
-        self.add_job(JobRecord {
-            id,
-            wish,
-            owner: caller.user.clone(),
-            submitted_at: now.wall,
-            state: JobState::Queued { reason: String::new(), not_before: None },
-            attempts: Vec::new(),
-            latest: None,
-            package: None,
-            cancelled_by: None,
-        });
-        if let Some(job) = self.jobs.get_mut(&id) {
-            job.spec_yaml = spec_yaml;
-        }
-        self.dirty.insert(Key::Spec(id));
-        self.dirty.insert(Key::Progress(id));
-        self.note(now, "job_submitted", Some(caller.user.clone()), |line| {
-            line.job = Some(id);
-            line.text = name.to_string();
-        });
-        self.touch_job(id);
-        self.schedule(now);
-        Ok(Reply::Job { job: id, repeated: false })
-    }
-
-    /// Refuses what no node of the fleet could hold even if it were empty. A fleet without nodes accepts: they may join.
-    fn could_ever_fit(&self, wish: &Wish) -> Result<(), Refusal> {
-        let offers: Vec<_> = self
-            .nodes
-            .values()
-            .filter(|node| node.record.admin != NodeAdmin::Revoked)
-            .filter_map(|node| Some((&node.record.id, node.record.capacity.as_ref()?)))
-            .collect();
-        let lacks: Vec<_> = offers
-            .iter()
-            .map(|(id, offer)| (*id, placement::shortfalls(&wish.demand, offer)))
-            .collect();
-        let nearest = lacks.iter().min_by_key(|(_, lacks)| lacks.len());
-        match nearest {
-            Some((node, lacks)) if !lacks.is_empty() => {
-                let lacks: Vec<_> = lacks.iter().map(ToString::to_string).collect();
-                Err(Refusal::new(
-                    Reason::FitsNowhere,
-                    format!(
-                        "none of {} nodes could ever hold this job; the nearest, {node}, {}",
-                        offers.len(),
-                        lacks.join(", ")
-                    ),
-                ))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
     fn cancel(&mut self, now: Now, caller: &Caller, id: JobId) -> Result<Reply, Refusal> {
         let job = self.jobs.get_mut(&id).ok_or_else(|| Self::not_found("job", id))?;
         if job.record.owner != caller.user && caller.role < Role::Operator {
@@ -156,27 +95,27 @@ impl Fleet {
             ));
         }
         let done = Ok(Reply::Job { job: id, repeated: false });
-        match job.record.state {
+        let waits = match job.record.state {
             JobState::Ended { .. } => return done,
-            JobState::Queued { .. } => {
-                job.record.cancelled_by = Some(caller.user.clone());
-                self.end(now, id, End::Cancelled, "cancelled while it waited".to_owned());
-            }
-            JobState::Active => {
-                job.record.cancelled_by.get_or_insert_with(|| caller.user.clone());
-                self.stop_current(now, id, StopWhy::Cancel);
-            }
-        }
+            JobState::Queued { .. } => true,
+            JobState::Active => false,
+        };
+        job.record.cancelled_by.get_or_insert_with(|| caller.user.clone());
         self.note(now, "job_cancel_requested", Some(caller.user.clone()), |line| {
             line.job = Some(id);
         });
+        if waits {
+            self.end(now, id, End::Cancelled, "cancelled while it waited".to_owned());
+        } else {
+            self.stop_current(now, id, StopWhy::Cancel);
+        }
         done
     }
 
     /// Asks the current attempt to save and stop. One that cannot be told is given up at once.
     fn stop_current(&mut self, now: Now, id: JobId, why: StopWhy) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        let Some(attempt) = job.record.attempts.last_mut() else { return };
+        let Some(attempt) = job.attempts.last_mut() else { return };
         // A cancel is stronger than a drain, and nothing takes a cancel back.
         if attempt.stop != Some(StopWhy::Cancel) {
             attempt.stop = Some(why);
@@ -188,6 +127,7 @@ impl Fleet {
             self.lose(now, attempt, "it was cancelled while its node was unreachable");
         }
         self.touch_job(id);
+        self.touch_attempt(attempt);
         self.retarget(&node);
     }
 
@@ -204,7 +144,10 @@ impl Fleet {
     ) -> Result<Reply, Refusal> {
         let node = self.node_mut(id)?;
         if node.record.admin == NodeAdmin::Revoked {
-            return Err(Refusal::new(Reason::Conflict, format!("node {id} is revoked")));
+            return Err(Refusal::new(
+                Reason::Conflict,
+                format!("node {} is revoked", self.name_of(id)),
+            ));
         }
         node.record.admin = NodeAdmin::Drained;
         self.dirty.insert(Key::Node(id.clone()));
@@ -212,7 +155,7 @@ impl Fleet {
             line.node = Some(id.clone());
         });
         if stop_jobs {
-            let on_it = |job: &&super::Job| job.record.current().is_some_and(|a| a.node == *id);
+            let on_it = |job: &&super::Job| job.current().is_some_and(|a| a.node == *id);
             let jobs: Vec<_> = self.jobs.values().filter(on_it).map(|job| job.record.id).collect();
             for job in jobs {
                 self.stop_current(now, job, StopWhy::Drain);
@@ -225,7 +168,10 @@ impl Fleet {
     fn resume(&mut self, now: Now, caller: &Caller, id: &NodeId) -> Result<Reply, Refusal> {
         let node = self.node_mut(id)?;
         if node.record.admin == NodeAdmin::Revoked {
-            let text = format!("node {id} is revoked for ever; let the machine join again");
+            let text = format!(
+                "node {} is revoked for ever; let the machine join again",
+                self.name_of(id)
+            );
             return Err(Refusal::new(Reason::Conflict, text));
         }
         node.record.admin = NodeAdmin::Ready;
@@ -233,9 +179,32 @@ impl Fleet {
         self.note(now, "node_resumed", Some(caller.user.clone()), |line| {
             line.node = Some(id.clone());
         });
+        self.take_drain_back(id);
         self.refresh_disconnect_waits();
         self.schedule(now);
         Ok(Reply::Done)
+    }
+
+    /// Jobs that were to leave the node and have not begun to stop stay where they are.
+    fn take_drain_back(&mut self, id: &NodeId) {
+        let mut kept = Vec::new();
+        for job in self.jobs.values_mut() {
+            let current = job.current().is_some_and(|attempt| {
+                let stops = matches!(
+                    attempt.state,
+                    AttemptState::Reported(Phase::Stopping | Phase::Collecting, _)
+                );
+                attempt.node == *id && attempt.stop == Some(StopWhy::Drain) && !stops
+            });
+            if let Some(attempt) = job.attempts.last_mut().filter(|_| current) {
+                attempt.stop = None;
+                kept.push(job.record.attempt(attempt.token));
+            }
+        }
+        if !kept.is_empty() {
+            kept.into_iter().for_each(|attempt| self.touch_attempt(attempt));
+            self.retarget(id);
+        }
     }
 
     fn revoke_node(&mut self, now: Now, caller: &Caller, id: &NodeId) -> Result<Reply, Refusal> {
@@ -259,7 +228,10 @@ impl Fleet {
     fn lose_node(&mut self, now: Now, caller: &Caller, id: &NodeId) -> Result<Reply, Refusal> {
         let node = self.node_mut(id)?;
         if node.session.is_some() && !node.silent {
-            let text = format!("node {id} is connected; drain it, or stop its agent first");
+            let text = format!(
+                "node {} is connected; drain it, or stop its agent first",
+                self.name_of(id)
+            );
             return Err(Refusal::new(Reason::Conflict, text));
         }
         node.silent = true;
@@ -276,7 +248,7 @@ impl Fleet {
             .jobs
             .values()
             .filter_map(|job| {
-                let attempt = job.record.current()?;
+                let attempt = job.current()?;
                 (attempt.node == *id).then(|| job.record.attempt(attempt.token))
             })
             .collect();
@@ -284,92 +256,5 @@ impl Fleet {
             self.lose(now, attempt, why);
         }
         self.schedule(now);
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "they are the fields of one command")]
-    fn make_token(
-        &mut self,
-        now: Now,
-        caller: &Caller,
-        public_id: String,
-        hash: String,
-        purpose: TokenPurpose,
-        role: Option<Role>,
-        expires: WallNanos,
-    ) -> Result<Reply, Refusal> {
-        if let TokenPurpose::User(name) = &purpose {
-            let role = role.unwrap_or(Role::Viewer);
-            if self.users.get(name).is_some_and(|user| user.revoked) {
-                let text = format!("{name} was revoked; invite them under another name");
-                return Err(Refusal::new(Reason::Conflict, text));
-            }
-            if *name == caller.user && role < caller.role {
-                let text = "you cannot lower your own role".to_owned();
-                return Err(Refusal::new(Reason::Conflict, text));
-            }
-            let user = self.users.entry(name.clone()).or_insert_with(|| UserRecord {
-                name: name.clone(),
-                role,
-                invited_by: Some(caller.user.clone()),
-                certificate: None,
-                revoked: false,
-            });
-            user.role = role;
-            self.dirty.insert(Key::User(name.clone()));
-            self.out.push(Effect::AccessChanged);
-        }
-        let what = match &purpose {
-            TokenPurpose::Node => "for a node".to_owned(),
-            TokenPurpose::User(name) => format!("for {name}"),
-        };
-        self.note(now, "token_made", Some(caller.user.clone()), |line| line.text = what);
-        // Tokens that can never be spent again are of no use to anybody.
-        let dead: Vec<_> = self
-            .tokens
-            .values()
-            .filter(|token| token.spent || token.expires <= now.wall)
-            .map(|token| token.public_id.clone())
-            .collect();
-        for id in dead {
-            self.tokens.remove(&id);
-            self.dirty.insert(Key::Token(id));
-        }
-        self.dirty.insert(Key::Token(public_id.clone()));
-        let made_by = caller.user.clone();
-        let record = TokenRecord {
-            public_id: public_id.clone(),
-            hash,
-            purpose,
-            made_by,
-            expires,
-            spent: false,
-        };
-        self.tokens.insert(public_id, record);
-        Ok(Reply::Done)
-    }
-
-    fn revoke_user(
-        &mut self,
-        now: Now,
-        caller: &Caller,
-        name: &UserName,
-    ) -> Result<Reply, Refusal> {
-        let admins = self
-            .users
-            .values()
-            .filter(|user| user.role == Role::Admin && !user.revoked && user.name != *name)
-            .count();
-        let user = self.users.get_mut(name).ok_or_else(|| Self::not_found("operator", name))?;
-        if admins == 0 {
-            let text = format!("{name} is the only admin; invite another one first");
-            return Err(Refusal::new(Reason::Conflict, text));
-        }
-        user.revoked = true;
-        self.dirty.insert(Key::User(name.clone()));
-        self.note(now, "operator_revoked", Some(caller.user.clone()), |line| {
-            line.text = name.to_string();
-        });
-        self.out.push(Effect::AccessChanged);
-        Ok(Reply::Done)
     }
 }

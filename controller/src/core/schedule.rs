@@ -1,8 +1,10 @@
 //! Who runs where: placing what waits, believing silence, giving up what is lost.
 
+use std::collections::BTreeSet;
+
 use hone_proto::assignment::Promise;
 use hone_proto::id::{AttemptId, JobId, NodeId, Token};
-use hone_proto::time::{Now, WallNanos};
+use hone_proto::time::{BootNanos, Now, WallNanos};
 
 use super::keys::Key;
 use super::record::{AttemptRecord, AttemptState, End, JobRecord, JobState, NodeAdmin, StopWhy};
@@ -45,40 +47,46 @@ impl Fleet {
     }
 
     fn jobs_on(&self, node: &NodeId) -> Vec<JobId> {
-        let on = |job: &&super::Job| job.record.current().is_some_and(|a| a.node == *node);
+        let on = |job: &&super::Job| job.current().is_some_and(|a| a.node == *node);
         self.jobs.values().filter(on).map(|job| job.record.id).collect()
     }
 
-    /// Three or more nodes and at least half of the fleet fell silent within one lease: the fault is probably here.
+    /// Three or more nodes and at least half of the fleet fell silent within one lease: the fault is probably here. Nodes
+    /// that an earlier suspicion covered and that never returned count neither as lost again nor as part of the fleet:
+    /// the loss of others beside them is a new one, and is held for as long.
     fn suspect(&mut self, now: Now) {
-        let seen: Vec<&Node> = self
-            .nodes
-            .values()
-            .filter(|n| n.record.admin != NodeAdmin::Revoked && n.record.last_hello.is_some())
-            .collect();
-        let mut since: Vec<_> = seen.iter().filter(|n| n.silent).map(|n| n.heard).collect();
-        since.sort_unstable();
-        let together = since
-            .iter()
-            .map(|first| {
-                let within = |other: &&hone_proto::time::BootNanos| {
-                    **other >= *first && other.since(*first) <= self.settings.lease
-                };
-                since.iter().filter(within).count()
-            })
-            .max()
-            .unwrap_or(0);
-        let mass = together >= 3 && together * 2 >= seen.len();
-        match (mass, self.suspects_since) {
-            (true, None) => {
-                self.suspects_since = Some(now.boot);
-                self.note(now, "mass_loss", None, |line| {
-                    line.text = format!("{together} nodes fell silent together; nothing is moved");
-                });
-            }
-            (false, Some(_)) => self.suspects_since = None,
-            (true, Some(_)) | (false, None) => {}
+        let silent =
+            |id: &NodeId| self.nodes.get(id).is_some_and(|node| node.silent && counts(node));
+        let mut covered: BTreeSet<NodeId> =
+            self.suspected.iter().filter(|id| silent(id)).cloned().collect();
+        let fleet = self.nodes.values().filter(|node| counts(node)).count();
+        if !is_mass(covered.len(), fleet) {
+            self.suspects_since = None;
         }
+        let fresh: Vec<(&NodeId, BootNanos)> = self
+            .nodes
+            .iter()
+            .filter(|(id, node)| node.silent && counts(node) && !covered.contains(*id))
+            .map(|(id, node)| (id, node.heard))
+            .collect();
+        let lease = self.settings.lease;
+        let within = |first: BootNanos| {
+            let together = move |heard: BootNanos| heard >= first && heard.since(first) <= lease;
+            fresh.iter().filter(move |(_, heard)| together(*heard))
+        };
+        let group = fresh.iter().max_by_key(|(_, heard)| within(*heard).count());
+        let group: Vec<NodeId> = group
+            .map(|(_, first)| within(*first).map(|(id, _)| (*id).clone()).collect())
+            .unwrap_or_default();
+        if is_mass(group.len(), fleet - covered.len()) {
+            self.suspects_since = Some(now.boot);
+            let together = group.len();
+            covered.extend(group);
+            self.note(now, "mass_loss", None, |line| {
+                line.text = format!("{together} nodes fell silent together; nothing is moved");
+            });
+        }
+        self.suspected = covered;
     }
 
     /// Whether the controller holds re-placement because it suspects itself.
@@ -97,9 +105,9 @@ impl Fleet {
             .jobs
             .values()
             .filter_map(|job| {
-                let attempt = job.record.current()?;
+                let attempt = job.current()?;
                 let node = self.nodes.get(&attempt.node)?;
-                let wait = attempt.disconnect_wait?;
+                let wait = attempt.longest_wait()?;
                 let over = now.boot.since(node.heard) > wait + self.settings.lost_margin;
                 (node.silent && over).then(|| job.record.attempt(attempt.token))
             })
@@ -112,16 +120,15 @@ impl Fleet {
     /// Gives an attempt up. Its token is stale from here on; its promise counts until its node lets go of it.
     pub(super) fn lose(&mut self, now: Now, id: AttemptId, why: &str) {
         let Some(job) = self.jobs.get_mut(&id.job) else { return };
-        let tries = u32::try_from(job.record.attempts.len()).unwrap_or(u32::MAX);
+        let tries = job.tries();
         let more = tries < job.record.wish.max_attempts;
-        let Some(attempt) = job.record.attempts.iter_mut().find(|a| a.token == id.token) else {
-            return;
-        };
+        let Some(attempt) = job.attempts.get_mut(id.token) else { return };
         if !attempt.is_open() {
             return;
         }
         attempt.state = AttemptState::Lost { why: why.to_owned(), at: now.wall };
         let (node, stop) = (attempt.node.clone(), attempt.stop);
+        self.touch_attempt(id);
         if let Some(node) = self.nodes.get_mut(&node) {
             node.ghosts.insert(id);
         }
@@ -134,7 +141,8 @@ impl Fleet {
         match stop {
             Some(StopWhy::Cancel) => self.end(now, id.job, End::Cancelled, "cancelled".to_owned()),
             None | Some(StopWhy::Drain) if more => {
-                self.requeue(id.job, &format!("attempt {tries} was lost: {why}"), None);
+                let number = id.token.attempt;
+                self.requeue(id.job, &format!("attempt {number} was lost: {why}"), None);
             }
             None | Some(StopWhy::Drain) => {
                 let message = format!("gave up after {tries} attempts; the last was lost: {why}");
@@ -215,7 +223,7 @@ impl Fleet {
                     0 => String::new(),
                     n => format!(" (and {n} more nodes that cannot take it)"),
                 };
-                format!("node {node} {}{others}", lacks.join(", "))
+                format!("node {} {}{others}", self.name_of(node), lacks.join(", "))
             }
         }
     }
@@ -249,6 +257,9 @@ impl Fleet {
         } else if node.silent || node.session.is_none() {
             lacks.push(Shortfall::Unreachable);
         }
+        if lacks.is_empty() && self.held_by(&node.record).count() >= self.settings.most_per_node {
+            lacks.push(Shortfall::Full);
+        }
         lacks
     }
 
@@ -257,10 +268,10 @@ impl Fleet {
         let Some(job) = self.jobs.get(&id) else { return };
         let disconnect_wait = self.disconnect_wait(&job.record, &node);
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        let last = job.record.attempts.last().map(|a| a.token.attempt).unwrap_or_default();
+        let last = job.attempts.last().map(|a| a.token.attempt).unwrap_or_default();
         let token = Token { generation, attempt: last.next() };
         let resume = job.record.latest.clone();
-        job.record.attempts.push(AttemptRecord {
+        job.attempts.add(AttemptRecord {
             token,
             node: node.clone(),
             placed_at: now.wall,
@@ -269,9 +280,15 @@ impl Fleet {
             state: AttemptState::Placed,
             stop: None,
             disconnect_wait,
+            acknowledged_wait: disconnect_wait,
             checkpoint_requests: 0,
         });
         job.record.state = JobState::Active;
+        self.out.push(super::Effect::Placed {
+            attempt: job.record.attempt(token),
+            node: node.clone(),
+            traceparent: job.record.wish.traceparent.clone(),
+        });
         self.note(now, "attempt_placed", None, |line| {
             line.job = Some(id);
             line.attempt = Some(token.attempt);
@@ -282,6 +299,18 @@ impl Fleet {
             };
         });
         self.touch_job(id);
+        self.touch_attempt(AttemptId { job: id, token });
+        self.drop_old_attempts(id);
         self.retarget(&node);
     }
+}
+
+/// Whether a node counts as part of the fleet where losses are concerned.
+fn counts(node: &Node) -> bool {
+    node.record.admin != NodeAdmin::Revoked && node.record.last_hello.is_some()
+}
+
+/// Whether so many nodes of a fleet are more than chance takes at once.
+const fn is_mass(lost: usize, fleet: usize) -> bool {
+    lost >= 3 && lost * 2 >= fleet
 }

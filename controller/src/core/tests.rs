@@ -1,6 +1,10 @@
 //! Scenarios of the fleet, told without a runtime, a socket or a clock. The longer ones with lossy networks and
 //! crashes are in the simulation (`tests/`).
 
+mod bounds;
+mod losses;
+mod people;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,8 +19,11 @@ use super::record::{End, JobState, OnDisconnect, Role, SavedKind, TokenPurpose, 
 use super::*;
 use crate::placement::{Capacity, Demand};
 
+mod growth;
+
 /// A fleet with its store, so that every test also shows that the stored records are enough.
 struct World {
+    settings: Settings,
     fleet: Fleet,
     store: BTreeMap<String, Vec<u8>>,
     now: Now,
@@ -26,15 +33,25 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    fn with(settings: Settings) -> Self {
         let now = Now { wall: WallNanos::new(1_000_000_000_000), boot: BootNanos::new(1_000_000) };
         let (fleet, effects) = Fleet::found(
-            Settings::default(),
+            settings.clone(),
             "fleet".parse().expect("id"),
             "ada".parse().expect("name"),
             now,
         );
-        let mut world =
-            Self { fleet, store: BTreeMap::new(), now, seqs: BTreeMap::new(), sessions: 0 };
+        let mut world = Self {
+            settings,
+            fleet,
+            store: BTreeMap::new(),
+            now,
+            seqs: BTreeMap::new(),
+            sessions: 0,
+        };
         world.keep(effects);
         world
     }
@@ -68,7 +85,7 @@ impl World {
 
     /// The controller is killed and starts again from what is stored.
     fn restart(&mut self) {
-        self.fleet = Fleet::load(Settings::default(), self.store.clone()).expect("it loads");
+        self.fleet = Fleet::load(self.settings.clone(), self.store.clone()).expect("it loads");
     }
 
     fn ask(
@@ -123,6 +140,7 @@ impl World {
             node: node.clone(),
             session,
             boot: "boot-1".parse().expect("id"),
+            said: Some(self.now.boot),
             spool: format!("spool-{node}").parse().expect("id"),
             attempts: held.to_vec(),
             highest_generation: Generation::new(0),
@@ -143,6 +161,20 @@ impl World {
             attempts: held.to_vec(),
             capacity: None,
         }))
+    }
+
+    /// A heartbeat of an agent that works on the newest desired set.
+    fn acknowledge(&mut self, node: &NodeId, held: &[AttemptId]) {
+        let known = &self.fleet.nodes[node];
+        let heartbeat = Heartbeat {
+            node: node.clone(),
+            session: known.session.expect("a session"),
+            number: 1,
+            revision: known.record.revision,
+            attempts: held.to_vec(),
+            capacity: None,
+        };
+        self.tell(Input::Heartbeat(heartbeat));
     }
 
     fn report(&mut self, node: &NodeId, payload: Payload) -> Vec<Effect> {
@@ -192,8 +224,8 @@ impl World {
     }
 
     fn current(&self, job: JobId) -> Option<(AttemptId, NodeId)> {
-        let record = &self.fleet.jobs[&job].record;
-        record.current().map(|a| (record.attempt(a.token), a.node.clone()))
+        let job = &self.fleet.jobs[&job];
+        job.current().map(|a| (job.record.attempt(a.token), a.node.clone()))
     }
 
     fn state(&self, job: JobId) -> &JobState {
@@ -239,9 +271,12 @@ fn wish() -> Wish {
         max_attempts: 3,
         max_time: None,
         exports: true,
-        traceparent: String::new(),
+        traceparent: TRACE.to_owned(),
     }
 }
+
+/// The trace of every submit.
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 fn outcome(attempt: AttemptId, kind: OutcomeKind) -> Payload {
     Payload::Outcome(Outcome {
@@ -279,6 +314,24 @@ fn a_job_runs_to_its_end_across_restarts_of_the_controller() {
 }
 
 #[test]
+fn each_placement_goes_on_in_the_trace_of_its_submit_also_after_a_restart() {
+    let mut world = World::new();
+    let job = world.submit("r1");
+    assert!(world.current(job).is_none(), "there is no node yet");
+    world.restart();
+    let node = world.node("n1");
+    let (first, _) = world.current(job).expect("it is placed");
+    let set = world.beat(&node, &[]);
+    let set = desired(&set).expect("the node is told");
+    assert_eq!(set.assignments[0].traceparent, TRACE);
+    world.report(&node, outcome(first, OutcomeKind::FailedRetryable));
+    let effects = world.pass(Duration::from_secs(10));
+    let (second, _) = world.current(job).expect("it is placed again");
+    let placed = Effect::Placed { attempt: second, node, traceparent: TRACE.to_owned() };
+    assert!(effects.contains(&placed), "{effects:?}");
+}
+
+#[test]
 fn completing_without_the_package_is_no_completion() {
     let mut world = World::new();
     let node = world.node("n1");
@@ -300,8 +353,8 @@ fn a_retry_resumes_from_the_latest_commit_and_fences_the_attempt_before() {
     world.pass(Duration::from_secs(10));
     let (second, _) = world.current(job).expect("it is placed again");
     assert!(second.token > first.token);
-    let record = &world.fleet.jobs[&job].record;
-    let resume = record.attempts[1].resume.as_ref().expect("a checkpoint");
+    let resume = world.fleet.jobs[&job].attempts.last().and_then(|a| a.resume.as_ref());
+    let resume = resume.expect("a checkpoint");
     assert_eq!(resume.step, Step::new(10));
     let refused = world.commit(&node, first, SavedKind::Checkpoint, 30).expect_err("stale");
     assert_eq!(refused.reason, Reason::StaleAttempt);
@@ -326,9 +379,13 @@ fn silence_is_not_death_until_another_node_could_help_and_the_wait_is_over() {
         Some(attempt),
         "no other node: it is waited for"
     );
+    world.hello(&first, &[attempt]);
     let second = world.node("n2");
-    world.beat(&second, &[]);
-    world.pass(Duration::from_secs(20));
+    world.acknowledge(&first, &[attempt]);
+    for _ in 0..95 {
+        world.pass(Duration::from_secs(20));
+        world.beat(&second, &[]);
+    }
     let (moved, on) = world.current(job).expect("it is placed elsewhere");
     assert_eq!((on, moved > attempt), (second, true));
     // The old node comes back: it is told to let go, and its promise counts until it has.
@@ -521,9 +578,8 @@ fn the_wait_in_force_follows_what_people_decide_about_other_nodes() {
     let mut world = World::new();
     world.node("n1");
     let job = world.submit("r1");
-    let wait = |world: &World| {
-        world.fleet.jobs[&job].record.current().expect("it is placed").disconnect_wait
-    };
+    let wait =
+        |world: &World| world.fleet.jobs[&job].current().expect("it is placed").disconnect_wait;
     assert_eq!(wait(&world), None, "no other node could hold it");
     let other = world.node("n2");
     let auto = Some(Settings::default().auto_wait);

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hone_proto::event::{Event, Stream};
+use hone_proto::event::{Event, Payload, Stream};
 use hone_proto::id::{JobId, NodeId};
+use hone_proto::quantity::Bytes;
 use hone_proto::wire;
 use prost::Message as _;
 
@@ -13,6 +14,10 @@ use crate::series::{JobFiles, SegmentError, StreamFiles, StreamWriter};
 
 /// Files that stay open between turns. 64: far above the jobs that run at once, far below the limit of descriptors.
 const OPEN_FILES: usize = 64;
+
+/// Hardware history that is kept of each node unless the settings say otherwise. 256 MiB: months of a small machine, some
+/// weeks of one with eight GPUs.
+pub const NODE_HISTORY: Bytes = Bytes::mib(256);
 
 /// One file of events.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,12 +93,27 @@ impl FileId {
     }
 }
 
+impl JournalError {
+    /// Whether there was no room.
+    pub(super) fn is_full_disk(&self) -> bool {
+        matches!(
+            self,
+            Self::File { source: SegmentError::Io { source, .. }, .. }
+                if crate::durable::is_full_disk(source)
+        )
+    }
+}
+
 /// All files of events.
 pub struct Journal {
     root: PathBuf,
+    /// Of each node.
+    node_history: Bytes,
     open: BTreeMap<FileId, StreamWriter>,
     touched: BTreeSet<FileId>,
     written: Lengths,
+    /// What of it others do not know yet.
+    unpublished: Lengths,
     /// What others may read.
     published: Arc<Mutex<Lengths>>,
 }
@@ -116,11 +136,19 @@ impl Journal {
         let published = Arc::new(Mutex::new(written.clone()));
         Ok(Self {
             root: root.to_owned(),
+            node_history: NODE_HISTORY,
             open: BTreeMap::new(),
             touched: BTreeSet::new(),
             written,
+            unpublished: Lengths::new(),
             published,
         })
+    }
+
+    /// Keeps so much of each node's hardware history, in whole segments.
+    #[must_use]
+    pub fn keeping_of_nodes(self, node_history: Bytes) -> Self {
+        Self { node_history, ..self }
     }
 
     /// What others may read of each file; follows [`Journal::publish`].
@@ -129,11 +157,34 @@ impl Journal {
         Arc::clone(&self.published)
     }
 
+    /// After a restore: the files of which less is there than the store knows, and how much. They go on from there.
+    pub fn salvage(&mut self) -> Result<Vec<(FileId, u64)>, JournalError> {
+        let mut shortened = Vec::new();
+        for (file, length) in &mut self.written {
+            let (_, files) = file.files(&self.root);
+            let whole = files.whole_until(*length).map_err(failed(file))?;
+            if whole < *length {
+                *length = whole;
+                shortened.push((file.clone(), whole));
+            }
+        }
+        self.publish();
+        Ok(shortened)
+    }
+
     /// Appends an event. Durable after [`Journal::sync`], visible after [`Journal::publish`].
     pub fn append(&mut self, file: FileId, event: &Event) -> Result<(), JournalError> {
         let payload = wire::Event::from(event.clone()).encode_to_vec();
         let writer = self.writer(&file)?;
-        writer.append(&payload).map_err(failed(&file))?;
+        match writer.append(&payload) {
+            // Nothing was appended. Reports are cut to their bounds where they come in, so this is not met; should it be,
+            // the event is acknowledged like every other, and its place says that it is missing.
+            Err(SegmentError::TooLarge { len }) => {
+                tracing::error!(%len, file = file.key(), "an event is too large to be kept");
+                writer.append(&instead_of(event, len)).map_err(failed(&file))?
+            }
+            done => done.map_err(failed(&file))?,
+        };
         self.touched.insert(file);
         Ok(())
     }
@@ -153,6 +204,10 @@ impl Journal {
                 .map_err(failed(file))?;
             let length = self.written.get(file).copied().unwrap_or(0);
             let writer = StreamWriter::open(files, length).map_err(failed(file))?;
+            let writer = match file {
+                FileId::Node(_) => writer.keeping(self.node_history.get()),
+                FileId::Job(..) => writer,
+            };
             self.open.insert(file.clone(), writer);
         }
         match self.open.get_mut(file) {
@@ -168,18 +223,40 @@ impl Journal {
             if let Some(writer) = self.open.get_mut(&file) {
                 writer.sync().map_err(failed(&file))?;
                 self.written.insert(file.clone(), writer.len());
+                self.unpublished.insert(file.clone(), writer.len());
                 lengths.push((file, writer.len()));
             }
         }
         Ok(lengths)
     }
 
+    /// Forgets what was appended since the last [`Journal::publish`]: the files are opened again, and cut back.
+    pub(super) fn fall_back(&mut self) {
+        self.open.clear();
+        self.touched.clear();
+        self.written.clone_from(&self.published.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Where the files lie.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Lets readers see what the store knows by now.
-    pub fn publish(&self) {
-        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
-        if *published != self.written {
-            published.clone_from(&self.written);
+    pub fn publish(&mut self) {
+        // Only what was touched: there are as many files as there ever were jobs.
+        if !self.unpublished.is_empty() {
+            let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+            published.append(&mut self.unpublished);
         }
+    }
+
+    /// Places of a file, below its durable length `end`, where reading may begin; ascending.
+    pub fn starts(root: &Path, file: &FileId, end: u64) -> Result<Vec<u64>, JournalError> {
+        let (_, files) = file.files(root);
+        let mut starts = files.starts().map_err(failed(file))?;
+        starts.retain(|start| *start < end);
+        Ok(starts)
     }
 
     /// Records of a file from `from` to the durable length `end`, about `budget` bytes at a time; and where the next
@@ -193,6 +270,11 @@ impl Journal {
     ) -> Result<(Vec<Vec<u8>>, u64), JournalError> {
         let (_, files) = file.files(root);
         let mut records = Vec::new();
+        // A node's oldest history is removed; a job's never is, and would be missed here.
+        let from = match file {
+            FileId::Node(_) => from.max(files.first().map_err(failed(file))?),
+            FileId::Job(..) => from,
+        };
         let mut next = from;
         for entry in files.read(from, end).map_err(failed(file))? {
             let entry = entry.map_err(failed(file))?;
@@ -206,7 +288,21 @@ impl Journal {
     }
 }
 
+/// Stands where an event of so many bytes cannot.
+fn instead_of(event: &Event, len: usize) -> Vec<u8> {
+    let gap = Payload::Gap {
+        attempt: event.payload.attempt(),
+        what: event.payload.stream().name().to_owned(),
+        count: 1,
+        reason: format!("a record of {len} bytes is too large to be kept"),
+    };
+    wire::Event::from(Event { payload: gap, ..event.clone() }).encode_to_vec()
+}
+
 fn failed(file: &FileId) -> impl FnOnce(SegmentError) -> JournalError {
     let file = file.key();
     move |source| JournalError::File { file, source }
 }
+
+#[cfg(test)]
+mod tests;

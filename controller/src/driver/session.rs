@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hone_proto::error::{Reason, Refusal};
+use hone_proto::error::Refusal;
 use hone_proto::id::NodeId;
 use tokio::sync::mpsc;
 
@@ -73,12 +73,18 @@ impl Sessions {
         }
     }
 
-    /// Ends every stream.
-    pub fn close_all(&mut self) {
-        for (_, (_, sender)) in std::mem::take(&mut self.open) {
-            let refusal = Refusal::new(Reason::Unavailable, "the controller is shutting down");
+    /// Ends the stream of a node, whichever it is.
+    pub fn end(&mut self, node: &NodeId, refusal: Refusal) {
+        if let Some((_, sender)) = self.open.remove(node) {
             // Dropping the sender ends the stream as well.
             let _ = sender.try_send(ToSession::End(refusal));
+        }
+    }
+
+    /// Ends every stream.
+    pub fn close_all(&mut self, refusal: &Refusal) {
+        for (_, (_, sender)) in std::mem::take(&mut self.open) {
+            let _ = sender.try_send(ToSession::End(refusal.clone()));
         }
     }
 }

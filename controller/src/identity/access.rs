@@ -42,6 +42,7 @@ pub const TABLE: &[(&str, Rule)] = &[
     ("/hone.v1.Operator/CreateNodeToken", Rule::User(Role::Operator)),
     ("/hone.v1.Operator/ListNodes", Rule::User(Role::Viewer)),
     ("/hone.v1.Operator/GetNode", Rule::User(Role::Viewer)),
+    ("/hone.v1.Operator/Hardware", Rule::User(Role::Viewer)),
     ("/hone.v1.Operator/DrainNode", Rule::User(Role::Operator)),
     ("/hone.v1.Operator/ResumeNode", Rule::User(Role::Operator)),
     ("/hone.v1.Operator/RevokeNode", Rule::User(Role::Admin)),
@@ -49,6 +50,7 @@ pub const TABLE: &[(&str, Rule)] = &[
     ("/hone.v1.Operator/InviteOperator", Rule::User(Role::Admin)),
     ("/hone.v1.Operator/ListOperators", Rule::User(Role::Admin)),
     ("/hone.v1.Operator/RevokeOperator", Rule::User(Role::Admin)),
+    ("/hone.v1.Operator/ExportState", Rule::User(Role::Admin)),
 ];
 
 /// The rule of a call; `None` for one that does not exist.
@@ -81,13 +83,25 @@ pub fn admit(path: &str, peer: Option<&Peer>, facts: &AccessFacts) -> Result<(),
             match facts.users.get(name) {
                 None => Err(revoked(peer)),
                 Some(role) if *role >= least => Ok(()),
-                Some(role) => refused(format!("{name} is a {role}; this call needs a {least}")),
+                Some(role) => {
+                    let (has, needs) = (one(*role), one(least));
+                    refused(format!("{name} is {has}; this call needs {needs}"))
+                }
             }
         }
         (Peer::Node(_), _) => refused("a node may not make this call".to_owned()),
         (Peer::User(_), _) => refused("only a node may make this call".to_owned()),
         (Peer::Controller, _) => refused("a controller makes no calls".to_owned()),
     }
+}
+
+/// A role with its article.
+fn one(role: Role) -> String {
+    let article = match role {
+        Role::Viewer | Role::Submitter => "a",
+        Role::Operator | Role::Admin => "an",
+    };
+    format!("{article} {role}")
 }
 
 /// Whether this peer may go on with what it began.
@@ -170,5 +184,17 @@ mod tests {
             }
         }
         assert!(admit("/hone.v1.Operator/Nothing", Some(&node), &facts).is_err());
+        let refused = |path, role: Role| {
+            let user = Peer::User(role.to_string().parse().expect("a name"));
+            admit(path, Some(&user), &facts).expect_err("too little").message
+        };
+        assert_eq!(
+            refused("/hone.v1.Operator/RevokeNode", Role::Operator),
+            "operator is an operator; this call needs an admin"
+        );
+        assert_eq!(
+            refused("/hone.v1.Operator/Submit", Role::Viewer),
+            "viewer is a viewer; this call needs a submitter"
+        );
     }
 }

@@ -66,7 +66,11 @@ impl Issued {
     /// What the fleet keeps of it.
     #[must_use]
     pub fn record(&self) -> CertificateRecord {
-        CertificateRecord { key: self.facts.key.to_string(), not_after: self.facts.not_after }
+        CertificateRecord {
+            key: self.facts.key.to_string(),
+            not_after: self.facts.not_after,
+            follows: None,
+        }
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 use hone_proto::time::BootNanos;
 
 /// Tries per source in a window. A machine that joins needs one.
-const PER_SOURCE: u32 = 5;
+pub const PER_SOURCE: u32 = 5;
 
 /// Tries in all in a window: a fleet that is set up by a script stays below it.
-const IN_ALL: u32 = 60;
+pub const IN_ALL: u32 = 60;
 
 /// The window.
 const WINDOW: Duration = Duration::from_secs(60);

@@ -156,7 +156,8 @@ where
 
 /// Every call goes on in its caller's trace.
 fn span_of(path: &str, request: &http::Request<Body>) -> Span {
-    let span = tracing::info_span!("call", otel.name = %path, otel.kind = "server");
+    let name = path.trim_start_matches('/');
+    let span = tracing::info_span!("call", otel.name = %name, otel.kind = "server");
     let context = request.headers().get(telemetry::TRACEPARENT);
     if let Some(context) = context.and_then(|value| value.to_str().ok()) {
         telemetry::continue_trace(&span, context);

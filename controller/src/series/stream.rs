@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::rollup::{Point, Resolution, Rollup};
 use super::sealed;
-use super::segment::{Entry, SegmentError, SegmentReader, SegmentWriter, io_at};
+use super::segment::{Entry, SegmentError, SegmentReader, SegmentWriter, io_at, stored_len};
 
 /// A segment that has reached this size is sealed: small enough to check and to roll up in a moment.
 pub const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
@@ -37,8 +37,11 @@ impl StreamFiles {
         self.dir.join(format!("{}-{start:016x}.seg", self.name))
     }
 
-    /// Where the segments on the disk start, ascending.
-    fn starts(&self) -> Result<Vec<u64>, SegmentError> {
+    /// Where the segments on the disk start, ascending: places where reading may begin.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn starts(&self) -> Result<Vec<u64>, SegmentError> {
         let mut starts = Vec::new();
         let listing = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(starts),
@@ -67,6 +70,41 @@ impl StreamFiles {
         let skipped = starts.partition_point(|start| *start <= from).saturating_sub(1);
         let starts = starts.split_off(skipped.min(starts.len()));
         Ok(StreamReader { files: self.clone(), starts: starts.into(), at: from, end, open: None })
+    }
+
+    /// Where the stream begins on the disk: after 0 when its oldest segments were removed.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn first(&self) -> Result<u64, SegmentError> {
+        Ok(self.starts()?.first().copied().unwrap_or(0))
+    }
+
+    /// How much of the first `end` bytes is there and whole; only the last segment is looked at. For a disk that may have
+    /// lost files, or has them from another time.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn whole_until(&self, end: u64) -> Result<u64, SegmentError> {
+        let Some(start) = self.starts()?.into_iter().rev().find(|start| *start < end) else {
+            return Ok(0);
+        };
+        let path = self.segment(start);
+        if stored_len(&path).is_ok_and(|len| len >= end - start) {
+            return Ok(end);
+        }
+        let mut whole = start;
+        let records = match SegmentReader::open(&path, 0, end - start) {
+            Err(SegmentError::Damaged { .. }) => return Ok(start),
+            other => other?,
+        };
+        for entry in records {
+            match entry {
+                Err(SegmentError::Damaged { .. }) => break,
+                other => whole = start + other?.next,
+            }
+        }
+        Ok(whole)
     }
 
     /// The sealed segments below `end`, which is a length that the store recorded.
@@ -147,6 +185,8 @@ pub struct StreamWriter {
     start: u64,
     segment: SegmentWriter,
     segment_bytes: u64,
+    /// How much of the stream stays on the disk at least; `None` is all of it.
+    keep: Option<u64>,
 }
 
 impl StreamWriter {
@@ -173,7 +213,7 @@ impl StreamWriter {
         let path = files.segment(start);
         sealed::remove_rollups(&path)?;
         let segment = SegmentWriter::open(&path, committed_len - start)?;
-        Ok(Self { files, start, segment, segment_bytes: SEGMENT_BYTES })
+        Ok(Self { files, start, segment, segment_bytes: SEGMENT_BYTES, keep: None })
     }
 
     /// Appends a record and returns the stream's new length. Durable only after [`StreamWriter::sync`].
@@ -186,8 +226,31 @@ impl StreamWriter {
             let start = self.len();
             self.segment = SegmentWriter::create(&self.files.segment(start))?;
             self.start = start;
+            self.forget_oldest()?;
         }
         Ok(self.start + self.segment.append(payload)?)
+    }
+
+    /// Keeps only the newest so many bytes, and what else lies in their segments.
+    #[must_use]
+    pub fn keeping(self, bytes: u64) -> Self {
+        Self { keep: Some(bytes), ..self }
+    }
+
+    /// Removes whole segments from the beginning. What is removed was durable and is wanted no more, so that it does not
+    /// matter in which order a crash undoes this.
+    fn forget_oldest(&self) -> Result<(), SegmentError> {
+        let Some(unwanted) = self.keep.and_then(|keep| self.start.checked_sub(keep)) else {
+            return Ok(());
+        };
+        for segment in self.files.sealed(self.start)? {
+            if segment.end <= unwanted {
+                let path = self.files.segment(segment.start);
+                sealed::remove_rollups(&path)?;
+                fs::remove_file(&path).map_err(io_at("remove", &path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes everything appended durable.

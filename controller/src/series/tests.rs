@@ -163,3 +163,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_whole_of_a_stream_is_found_when_its_end_is_cut_bent_or_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = open(dir.path(), 0).unwrap();
+    let ends = fill(&mut writer, 30);
+    let files = writer.files().clone();
+    drop(writer);
+    let end = ends[29];
+    assert_eq!(files.whole_until(end).unwrap(), end);
+    let segments = names(dir.path(), "seg");
+    let last = segments.last().unwrap();
+    let bytes = fs::read(last).unwrap();
+    let start = files.sealed(end).unwrap().last().unwrap().end;
+    let before: Vec<_> = ends.iter().filter(|e| **e < end).copied().collect();
+    fs::write(last, &bytes[..bytes.len() - 1]).unwrap();
+    assert_eq!(files.whole_until(end).unwrap(), *before.last().unwrap());
+    fs::write(last, b"HONE").unwrap();
+    assert_eq!(files.whole_until(end).unwrap(), start);
+    fs::remove_file(last).unwrap();
+    assert_eq!(files.whole_until(end).unwrap(), start);
+    for segment in &segments[..segments.len() - 1] {
+        fs::remove_file(segment).unwrap();
+    }
+    assert_eq!(files.whole_until(end).unwrap(), 0);
+}

@@ -5,25 +5,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hone_proto::identity::{AcceptLimits, Plane, incoming, server_builder};
-use hone_proto::wire;
+use hone_proto::wire::{self, CONTROL_MESSAGE};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::ServeError;
 use super::certificate::Certificates;
-use crate::api::bulk::{Limits, Service};
+use crate::api::bulk::Service;
 use crate::api::enrolment::EnrolmentService;
 use crate::api::fleet_bulk::BulkFleet;
 use crate::api::link::LinkService;
 use crate::api::operator::{Facts, OperatorService};
 use crate::chunks::ChunkStore;
+use crate::config::Bounds;
 use crate::driver::Handle;
 use crate::identity::Issuer;
 use crate::identity::layer::AccessLayer;
 use crate::renewal::Renewals;
-
-/// Largest message on the control port: a batch of log records, or a desired set with its specs.
-const CONTROL_MESSAGE: usize = 8 << 20;
 
 /// Largest message on the enrolment port: a token and a signing request.
 const ENROLMENT_MESSAGE: usize = 64 << 10;
@@ -43,6 +41,8 @@ pub struct Ports {
     pub stopping: watch::Receiver<bool>,
     /// How often agents say that they are alive.
     pub heartbeat_ms: u64,
+    /// How much of everything there may be.
+    pub bounds: Bounds,
 }
 
 impl Ports {
@@ -75,7 +75,7 @@ impl Ports {
             .max_decoding_message_size(CONTROL_MESSAGE)
             .max_encoding_message_size(CONTROL_MESSAGE);
         let connections =
-            incoming(listener, self.certificates.closed.clone(), AcceptLimits::default());
+            incoming(listener, self.certificates.closed.clone(), self.bounds.accept());
         server_builder(Plane::Control)
             .layer(self.access.clone())
             .add_service(link)
@@ -92,9 +92,9 @@ impl Ports {
         chunks: Arc<ChunkStore>,
     ) -> Result<(), ServeError> {
         let fleet = Arc::new(BulkFleet::new(self.fleet.clone()));
-        let service = Service::new(chunks, fleet, Limits::default()).into_server();
+        let service = Service::new(chunks, fleet, self.bounds.bulk()).into_server();
         let connections =
-            incoming(listener, self.certificates.closed.clone(), AcceptLimits::default());
+            incoming(listener, self.certificates.closed.clone(), self.bounds.accept());
         server_builder(Plane::Bulk)
             .layer(self.access.clone())
             .add_service(service)
@@ -110,7 +110,8 @@ impl Ports {
         issuer: Arc<Issuer>,
         renewals: Renewals,
     ) -> Result<(), ServeError> {
-        let service = EnrolmentService::new(self.fleet.clone(), issuer, renewals);
+        let service = EnrolmentService::new(self.fleet.clone(), issuer, renewals)
+            .with_joins(self.bounds.enrolment());
         let service = wire::enrolment_server::EnrolmentServer::new(service)
             .max_decoding_message_size(ENROLMENT_MESSAGE);
         let connections =

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use hone_proto::assignment::Channel;
 
 use super::error::{ProblemKind, SpecError, quoted};
-use super::types::{EvalData, JobSpec};
+use super::types::JobSpec;
 
 /// Something to upload before the job is submitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,16 +22,13 @@ pub struct LocalInput {
 /// # Errors
 /// Names the line of each path that does not exist, cannot be read, or is not what it should be.
 pub fn local_inputs(spec: &JobSpec, base_dir: &Path) -> Result<Vec<LocalInput>, SpecError> {
-    let mut wanted =
-        vec![(Channel::Model, &spec.model.path), (Channel::Train, &spec.data.train.path)];
-    if let EvalData::Own(path) = &spec.data.eval {
-        wanted.push((Channel::Eval, path));
-    }
     let mut inputs = Vec::new();
     let mut problems = Vec::new();
-    for (channel, named) in wanted {
+    // What an own script takes for a model is its own affair.
+    let layout = !spec.trainer.kind.is_own_script();
+    for (channel, named) in spec.inputs() {
         let path = base_dir.join(&named.text);
-        match check(channel, &path) {
+        match check(channel, &path, layout) {
             Ok(()) => inputs.push(LocalInput { channel, path }),
             Err((what, hint)) => {
                 let mut problem = named.origin.problem(ProblemKind::Input, &named.key, what);
@@ -43,8 +40,8 @@ pub fn local_inputs(spec: &JobSpec, base_dir: &Path) -> Result<Vec<LocalInput>, 
     if problems.is_empty() { Ok(inputs) } else { Err(SpecError::new(&spec.source, problems, 0)) }
 }
 
-/// What is wrong with the file or directory, and a hint.
-fn check(channel: Channel, path: &Path) -> Result<(), (String, &'static str)> {
+/// What is wrong with the file or directory, and a hint. `layout` asks for a model in Hugging Face layout.
+fn check(channel: Channel, path: &Path, layout: bool) -> Result<(), (String, &'static str)> {
     let shown = quoted(&path.display().to_string(), 200);
     let meta = std::fs::metadata(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => (
@@ -55,9 +52,9 @@ fn check(channel: Channel, path: &Path) -> Result<(), (String, &'static str)> {
     })?;
     let wrong = match channel {
         Channel::Model if !meta.is_dir() => {
-            (format!("{shown} is not a directory"), "name the directory that holds config.json")
+            (format!("{shown} is not a directory"), "name the directory that holds the model")
         }
-        Channel::Model if !path.join("config.json").is_file() => (
+        Channel::Model if layout && !path.join("config.json").is_file() => (
             format!("{shown} has no config.json, so it is not a model in Hugging Face layout"),
             "name the directory that holds config.json and the weights",
         ),

@@ -7,8 +7,9 @@ use hone_proto::quantity::Bytes;
 
 use super::not_yet;
 use super::words::{
-    ContainerUser, DataFormat, Export, Kind, LogLevel, LossOn, MethodKind, Network, OptimizerName,
-    Overlong, Precision, ScheduleKind, Template, TrainerKind,
+    BadRows, ContainerUser, DataFormat, Export, Kind, LogLevel, LossOn, MethodKind, Network,
+    OptimizerName, Overlong, Precision, Preload, QuantType, ScheduleKind, StopSignal, Telemetry,
+    Template, TrainerKind,
 };
 
 /// One key.
@@ -80,24 +81,24 @@ pub const KEYS: &[Key] = table! {
         "Version of this format.";
     "kind", Word(Kind::NAMES), Is("finetune"),
         "What the job does.";
-    "name", Text, Else("the model's name"),
+    "name", Text, Else("the model's name, or `job`"),
         "The job's name for people: a-z, 0-9, `.`, `_`, `-`, at most 64. Need not be unique, since the job gets a number.";
     "project", Text, Is("default"),
         "The boundary of sharing: quotas, caches, visibility.";
     "labels", Other("a mapping of text to text"), Else("none"),
         "Your own marks, at most 32; hone keeps them and gives them no meaning.";
     "model", SectionOr("a path, such as `./model`"), Required,
-        "The base model: a directory in Hugging Face layout.";
+        "The base model: a directory in Hugging Face layout. Kinds `hf` and `custom` can do without, and `custom` with any directory.";
     "model.path", Path, Required,
         "The directory; relative to the spec. It is uploaded once and found again by its content.";
     "model.name", Text, Else("the directory's name"),
         "What records and packages call the model.";
     "data", SectionOr("a path, such as `./train.jsonl`"), Required,
-        "The rows: one file, or a directory of files.";
+        "The rows: one file, or a directory of files. Kinds `hf` and `custom` can do without.";
     "data.train", SectionOr("a path"), Required,
         "Rows to train on.";
     "data.train.path", Path, Required,
-        "A JSON Lines or JSON file, or a directory of them; relative to the spec.";
+        "A file of rows (JSON Lines, JSON, CSV, Parquet or Arrow), or a directory of them; relative to the spec.";
     "data.train.format", Word(DataFormat::NAMES), Is("auto"),
         "What a row looks like; `auto` goes by the keys of the first row, and the choice is logged.";
     "data.eval", SectionOr("a path"), Inner,
@@ -112,14 +113,20 @@ pub const KEYS: &[Key] = table! {
         "Chooses the held-out rows; apart from `train.seed`, so that runs with different seeds stay comparable.";
     "data.template", Word(Template::NAMES), Is("tokenizer"),
         "How a conversation becomes text. The tokenizer's own template is what the model has seen before.";
+    "data.system", Text, Else("none"),
+        "A system prompt for conversations that have none of their own; of several lines, if need be.";
     "data.loss_on", Word(LossOn::NAMES), Is("answers"),
         "Which tokens count. The model shall learn to answer, not to ask.";
     "data.overlong", Word(Overlong::NAMES), Is("truncate"),
         "What happens to rows longer than `train.seq_len`; how many is logged.";
-    "method", SectionOr("`lora` or `full`"), Inner,
+    "data.bad_rows", Word(BadRows::NAMES), Is("error"),
+        "What happens when rows cannot be read. They say that a file is not what you think it is, and all are named at once; `skip` trains without them.";
+    "data.preload", Word(Preload::NAMES), Is("auto"),
+        "Whether tokenised rows are kept in memory: a slow disk then costs nothing after the start. Read as they are needed, they may be larger than memory.";
+    "method", SectionOr("one of its types"), Inner,
         "What is trained.";
     "method.type", Word(MethodKind::NAMES), Is("lora"),
-        "LoRA needs a fraction of the memory and rarely loses quality on small data.";
+        "LoRA needs a fraction of the memory and rarely loses quality on small data; `freeze` trains a part of the model itself, `full` all of it. docs/methods.md compares them.";
     "method.lora", Section, Inner,
         "Only with type `lora`.";
     "method.lora.r", Whole(1, 1024), Is("16"),
@@ -130,6 +137,24 @@ pub const KEYS: &[Key] = table! {
         "Dropout on the adapter's input. Worth trying above zero when the data is small and the loss on held-out rows rises.";
     "method.lora.targets", Other("`all-linear`, or a list of module names"), Is("all-linear"),
         "Which layers get an adapter. All of them comes closest to full fine-tuning.";
+    "method.lora.rslora", Flag, Is("false"),
+        "Scale by alpha / √r instead of alpha / r: larger ranks then keep learning as fast.";
+    "method.lora.dora", Flag, Is("false"),
+        "Train the length of each weight row apart from its direction: closer to full fine-tuning at small ranks, and slower.";
+    "method.quant", Section, Else("a base in 16 or 32 bits"),
+        "How the frozen base below an adapter is kept; only with type `lora`. On a CPU too.";
+    "method.quant.bits", Other("4 or 8"), Else("`4`"),
+        "Bits of each weight. 4 needs a quarter of the memory of 16; 8 is closer to it.";
+    "method.quant.type", Word(QuantType::NAMES), Else("`nf4`"),
+        "What the 4 bits stand for. nf4 fits weights better; 8 bits take no notice of it.";
+    "method.quant.double", Flag, Else("`true`"),
+        "Quantise the scales of 4-bit blocks too: 0.4 bits less for each weight.";
+    "method.freeze", Section, Else("only with type `freeze`"),
+        "What is trained while the rest of the model is frozen: one of the two keys.";
+    "method.freeze.last_layers", Whole(1, 10_000), Else("by `modules`"),
+        "So many of the last transformer blocks.";
+    "method.freeze.modules", Other("a list of module names"), Else("by `last_layers`"),
+        "Every module whose name ends so, such as `mlp.down_proj` or `layers.31`.";
     "train", Section, Inner,
         "How it is trained.";
     "train.epochs", Real(0.001, 1000.0), Is("1.0"),
@@ -138,6 +163,8 @@ pub const KEYS: &[Key] = table! {
         "Optimizer steps, instead of epochs.";
     "train.seq_len", Whole(8, 1 << 20), Is("1024"),
         "Longest row in tokens. Memory grows with it, and most chat rows are shorter.";
+    "train.packing", Flag, Is("false"),
+        "Put several rows into one sequence of up to `seq_len` tokens, none of which sees another: short rows then cost no padding. A batch counts sequences, so it holds more rows than without.";
     "train.batch", SectionOr("the effective batch"), Inner,
         "Rows per optimizer step.";
     "train.batch.effective", Whole(1, 65_536), Is("16"),
@@ -148,7 +175,11 @@ pub const KEYS: &[Key] = table! {
         "What turns gradients into steps.";
     "train.optimizer.name", Word(OptimizerName::NAMES), Is("adamw"),
         "The optimizer.";
-    "train.optimizer.lr", Real(1e-12, 1.0), Else("0.0002 for lora, 0.00002 for full"),
+    "train.optimizer.bits", Other("8 or 32"), Is("32"),
+        "Bits of each of its moments. 8 saves six bytes for each trained weight: much with `full`, little with `lora`.";
+    "train.optimizer.paged", Flag, Is("false"),
+        "Let its moments move to main memory when the GPU's is short. Needs a GPU.";
+    "train.optimizer.lr", Real(1e-12, 1.0), Else("0.0002 for lora, 0.00002 for the others"),
         "Peak learning rate. Adapters start from zero and bear ten times more.";
     "train.optimizer.weight_decay", Real(0.0, 1.0), Is("0.0"),
         "Decoupled weight decay.";
@@ -174,10 +205,14 @@ pub const KEYS: &[Key] = table! {
         "Optimizer steps between two evaluations on the held-out rows.";
     "checkpoint", Section, Inner,
         "What survives a lost node.";
-    "checkpoint.every", Section, Inner,
-        "When to save.";
-    "checkpoint.every.steps", Whole(1, 10_000_000), Is("100"),
+    "checkpoint.every", SectionOr("`auto`"), Inner,
+        "When to save: whichever of its keys comes first. `auto` goes by the measured time of a save: at most a fiftieth of the time goes into saving, and saves lie at most half an hour apart.";
+    "checkpoint.every.steps", Whole(1, 10_000_000), Else("`100`, unless another interval is given"),
         "Optimizer steps between two checkpoints: the most that is trained again after a failure.";
+    "checkpoint.every.epochs", Real(0.001, 1000.0), Else("not by epochs"),
+        "Passes over the training rows between two checkpoints.";
+    "checkpoint.every.minutes", Real(0.1, 10_080.0), Else("not by time"),
+        "Minutes of training between two checkpoints.";
     "checkpoint.keep", Section, Inner,
         "What to keep on the node's disk.";
     "checkpoint.keep.last", Whole(1, 100), Is("2"),
@@ -185,17 +220,45 @@ pub const KEYS: &[Key] = table! {
     "trainer", Section, Inner,
         "What runs in the container.";
     "trainer.kind", Word(TrainerKind::NAMES), Is("hone"),
-        "hone's own trainer, or an image that keeps the same contract.";
-    "trainer.image", Text, Is("hone-trainer:cpu"),
+        "hone's own trainer, or an image that keeps the same contract; or the tool that the image holds. hone writes the configuration of `trl`, `axolotl` and `llamafactory`; `torchtune` and `unsloth` run by your own command and file; `hf` is a script around the Trainer of Hugging Face, and `custom` anything else.";
+    "trainer.image", Text, Else("`hone-trainer:cpu` with kind `hone`; required with any other"),
         "An image of the submitting machine's engine, or a reference by digest (`name@sha256:…`) that nodes pull. The job records its digest.";
-    "trainer.command", Other("a list of text"), Else("the image's own"),
-        "Overrides the image's command; no shell is involved.";
+    "trainer.command", Other("a list of text"), Else("the image's own, or what hone writes for the tool; required with `torchtune`, `unsloth`, `hf` and `custom`"),
+        "Overrides the image's command; no shell is involved. With a tool whose command hone would write, it replaces that one.";
+    "trainer.config", Path, Else("none"),
+        "Your own configuration file of the tool, at most 16 KiB of text; relative to the spec, read at submit. hone lays over it what it must and shows that as a difference. Not with kind `hone`, as every key below.";
+    "trainer.override", Other("a mapping of the tool's own keys"), Else("none"),
+        "Raw keys of the tool: the last word, over `trainer.config` and over what hone sets.";
+    "trainer.telemetry", Word(Telemetry::NAMES), Else("`auto`"),
+        "How metrics are read. `auto` takes the most trustworthy that there is: pushed, TensorBoard files, the tool's own logs, printed lines.";
+    "trainer.stdout_patterns", Other("a list of regular expressions"), Else("none"),
+        "How to read printed lines, at most 16 patterns. Named groups say what a line holds: `(?P<step>…)` and `(?P<epoch>…)`, each other name is that metric.";
+    "trainer.checkpoint", Section, Else("the tool's own rule; none with `custom`"),
+        "Where checkpoints appear and what makes one complete. Only with `hf` and `custom`; without it, a `custom` job starts from its beginning each time and leaves no package.";
+    "trainer.checkpoint.path", Text, Required,
+        "Path within the output folder with `{step}` or `{epoch}` once, such as `ckpt-{step}`.";
+    "trainer.checkpoint.complete", Section, Required,
+        "What makes a checkpoint complete: one of the following. Nothing else is ever uploaded or resumed from.";
+    "trainer.checkpoint.complete.marker", Text, Else("by `settled`"),
+        "A file in the checkpoint that the tool writes last.";
+    "trainer.checkpoint.complete.settled", Other("a time from 1s to 1h such as `10s`"), Else("by `marker`"),
+        "Nothing in it has changed for so long. Weaker than a marker: choose more than the longest pause of a save.";
+    "trainer.resume", Section, Else("the tool's own way; with `custom`, the variable `HONE_RESUME_FROM`"),
+        "How the tool is told where to go on: one of the following. They are left out where an attempt starts from the beginning.";
+    "trainer.resume.argument", Text, Else("none"),
+        "One more argument of the command, in which `{path}` stands for the checkpoint: `--resume={path}`.";
+    "trainer.resume.environment", Text, Else("none"),
+        "A variable that names the checkpoint.";
+    "trainer.stop", Word(StopSignal::NAMES), Else("by the tool's version; `term` with `custom`"),
+        "The signal at which the tool saves and stops. `none`: it cannot, so it is ended and goes on from its last checkpoint.";
+    "trainer.env", Other("a mapping of names to text"), Else("none"),
+        "Variables for the tool, at most 64. `HONE_*`, `LD_*`, `NVIDIA_*` and others that reach the host or hone are refused. They are kept with the job, which others can read: no place for secrets.";
     "resources", Section, Inner,
         "What a node must have free, and what the container is limited to.";
     "resources.gpus", SectionOr("a count"), Inner,
         "Whole GPUs.";
     "resources.gpus.count", Whole(0, 64), Is("0"),
-        "How many; 0 trains on the CPU.";
+        "How many, all of one node; 0 trains on the CPU.";
     "resources.gpus.vram", Size(Bytes::mib(1), Bytes::gib(TIB)), Else("any GPU will do"),
         "Memory that each must have free.";
     "resources.cpu", Real(0.1, 1024.0), Is("1"),
@@ -224,8 +287,8 @@ pub const KEYS: &[Key] = table! {
         "What is measured at the end.";
     "evaluate.base_model", Flag, Is("true"),
         "Evaluate the base model on the same held-out rows: without it the tuned model's figure means little.";
-    "export", Other("a list of `adapter` or `model`"), Else("`[adapter]` for lora, `[model]` for full"),
-        "What the package holds. An empty list makes none.";
+    "export", Other("a list of `adapter` or `model`"), Else("`[adapter]` for lora, `[model]` for full; `[model]` for a `custom` trainer that says what its checkpoints are, else none"),
+        "What the package holds. An empty list makes none. With `custom` it is the last complete checkpoint.";
     "log_level", Word(LogLevel::NAMES), Is("info"),
         "The least grave record that the trainer logs.";
 };
@@ -251,6 +314,11 @@ fn children(under: &str) -> impl Iterator<Item = &'static str> {
         };
         (!name.contains('.')).then_some(name)
     })
+}
+
+/// Whether the key at `path` is a section.
+pub(super) fn has_children(path: &str) -> bool {
+    children(path).next().is_some()
 }
 
 /// Advice for the unknown key `name` in the section `under`; empty when there is none better than the list.

@@ -13,8 +13,8 @@ use serde_saphyr::{Error, Location, Options, Spanned};
 
 use super::error::{Origin, Place, ProblemKind, SpecError, printable, quoted};
 
-/// Largest spec: some hundred times a long one, and small enough to keep each job's text for ever.
-pub const MAX_TEXT: usize = 256 * 1024;
+/// Longest text of a spec. The controller keeps it as one record, which holds 64 KiB.
+pub const MAX_TEXT: usize = 60 * 1024;
 
 /// Deepest nesting: twice what the deepest key needs.
 const MAX_DEPTH: usize = 12;
@@ -24,6 +24,9 @@ const MAX_NODES: usize = 8192;
 
 /// Anchors and aliases, each.
 const MAX_ALIASES: usize = 64;
+
+/// What to do about tabs.
+const NO_TABS: &str = "indent with spaces";
 
 /// One value and its place.
 #[derive(Debug, Clone)]
@@ -69,7 +72,7 @@ impl Value {
 /// `bytes` as text.
 pub(super) fn utf8<'t>(bytes: &'t [u8], name: &str) -> Result<&'t str, SpecError> {
     if bytes.len() > MAX_TEXT {
-        return Err(too_long(name, bytes.len()));
+        return Err(too_long(name));
     }
     std::str::from_utf8(bytes).map_err(|error| not_utf8(bytes, &error, name))
 }
@@ -77,15 +80,16 @@ pub(super) fn utf8<'t>(bytes: &'t [u8], name: &str) -> Result<&'t str, SpecError
 /// The tree of `text`, or the first reason why there is none.
 pub(super) fn parse(text: &str, name: &str) -> Result<Node, SpecError> {
     if text.len() > MAX_TEXT {
-        return Err(too_long(name, text.len()));
+        return Err(too_long(name));
     }
     let root: Spanned<Value> = serde_saphyr::from_str_with_options(text, options())
         .map_err(|e| explain(&e, text, name))?;
     Ok(node(root))
 }
 
-fn too_long(name: &str, len: usize) -> SpecError {
-    let what = format!("the file has {len} bytes, more than the {MAX_TEXT} of the largest spec");
+/// How long it is nobody knows: no more of it was read than shows that it is too long.
+fn too_long(name: &str) -> SpecError {
+    let what = format!("the file has more than the {MAX_TEXT} bytes of the largest spec");
     let mut problem = Origin::new("", Place { line: 1, column: 1, len: 0 }).problem(
         ProblemKind::TooLarge,
         "",
@@ -127,7 +131,6 @@ fn options() -> Options {
             max_replay_stack_depth: MAX_DEPTH,
             max_alias_expansions_per_anchor: MAX_ALIASES,
         },
-        emit_comments: false,
         duplicate_keys: DuplicateKeyPolicy::Error,
         merge_keys: MergeKeyPolicy::Error,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
@@ -145,9 +148,28 @@ fn explain(error: &Error, text: &str, name: &str) -> SpecError {
         Error::AliasError { error: inner, .. } => words(inner),
         other => words(other),
     };
+    // The parser notices a tab where it looks for the next token, at the end of what stands before; or it takes it for
+    // part of a value, and stumbles on the same line.
+    let (place, what, hint) = match tab_from(text, place) {
+        Some(tab) if hint == NO_TABS => (tab, what, hint),
+        Some(tab) if kind == ProblemKind::Syntax && tab.line == place.line => {
+            (tab, "a tab in the indentation".to_owned(), NO_TABS)
+        }
+        _ => (place, what, hint),
+    };
     let mut problem = Origin::within(text, place).problem(kind, "", what);
     problem.hint = hint.to_owned();
     SpecError::new(name, vec![problem], 0)
+}
+
+/// The first tab in the indentation of a line, from the line of `place` on.
+fn tab_from(text: &str, place: Place) -> Option<Place> {
+    let indented_by =
+        |line: &str| line.chars().take_while(|c| matches!(c, ' ' | '\t')).position(|c| c == '\t');
+    let before = usize::try_from(place.line.saturating_sub(1)).unwrap_or(usize::MAX);
+    let mut lines = text.split('\n').enumerate().skip(before);
+    let (line, column) = lines.find_map(|(line, text)| Some((line, indented_by(text)?)))?;
+    Some(Place { line: small(line + 1), column: small(column + 1), len: 1 })
 }
 
 fn words(error: &Error) -> (ProblemKind, String, &'static str) {
@@ -175,30 +197,37 @@ fn words(error: &Error) -> (ProblemKind, String, &'static str) {
         }
         Error::Budget { breach, .. } => budget(breach, ALIASES),
         other => {
-            let full = other.to_string();
-            let at =
-                other.location().map(|l| format!(" at line {}, column {}", l.line(), l.column()));
-            let what = at.and_then(|at| full.strip_suffix(&at).map(str::to_owned)).unwrap_or(full);
+            let (_, what) = plain(other);
             let hint = if what.contains("tabs") {
-                "indent with spaces"
+                NO_TABS
             } else if what.contains("mapping values are not allowed") {
                 "check the indentation of this line, and put text that holds `: ` in quotes"
             } else if what == "expected string scalar" {
                 "each key is plain text"
             } else {
-                "see docs/spec.md and deploy/examples for what a spec looks like"
+                "each line is `key: value`, indented with spaces; text with special characters goes in quotes"
             };
             (Syntax, printable(&what, 200), hint)
         }
     }
 }
 
+/// The parser's own words for an error, without the place that stands in them.
+pub(super) fn plain(error: &Error) -> (Place, String) {
+    let error = error.without_snippet();
+    let full = error.to_string();
+    let at = error.location();
+    let place = at.map_or(Place { line: 1, column: 1, len: 1 }, place_of);
+    let told = at.map(|l| format!(" at line {}, column {}", l.line(), l.column()));
+    let what = told.and_then(|told| full.strip_suffix(&told).map(str::to_owned)).unwrap_or(full);
+    (place, what)
+}
+
 fn budget(breach: &BudgetBreach, aliases: &'static str) -> (ProblemKind, String, &'static str) {
     let (what, hint) = match breach {
-        BudgetBreach::Depth { .. } => (
-            format!("nested more than {MAX_DEPTH} levels deep"),
-            "no key of a spec is that deep: see docs/spec.md",
-        ),
+        BudgetBreach::Depth { .. } => {
+            (format!("nested more than {MAX_DEPTH} levels deep"), "no key of a spec is that deep")
+        }
         BudgetBreach::Aliases { .. } | BudgetBreach::Anchors { .. } => {
             (format!("more than {MAX_ALIASES} anchors or aliases"), aliases)
         }

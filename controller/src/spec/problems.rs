@@ -68,6 +68,6 @@ impl<'t> Problems<'t> {
 fn about(path: &str) -> String {
     keys::find(path).map_or_else(String::new, |key| {
         let first = key.meaning.split_once(". ").map_or(key.meaning, |(first, _)| first);
-        format!("`{path}` in docs/spec.md: {}", first.trim_end_matches('.'))
+        format!("`{path}`: {}", first.trim_end_matches('.'))
     })
 }

@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use hone_proto::id::{JobName, ProjectName};
 
 use super::error::{ProblemKind, quoted};
+use super::left;
 use super::node::{Node, Value};
 use super::problems::Problems;
+use super::read_method::method;
 use super::read_run::{container, evaluate, export, on_disconnect, resources, trainer};
-use super::read_train::{checkpoint, method, train};
+use super::read_train::{checkpoint, train};
 use super::reader::{At, Section};
 use super::types::{Data, EvalData, InputPath, JobSpec, Model, TrainData};
-use super::words::{DataFormat, Kind, LogLevel, LossOn, Overlong, Template, Words};
+use super::words::{
+    BadRows, DataFormat, Kind, LogLevel, LossOn, Overlong, Preload, Template, TrainerKind, Words,
+};
 
 /// Labels of one job: they are copied into every listing.
 const MAX_LABELS: usize = 32;
@@ -21,7 +25,10 @@ const MAX_LABEL: usize = 63;
 const MAX_MODEL_NAME: usize = 128;
 
 /// File names that say by their end that they hold rows, where a hub's data set would have none.
-const ROW_FILES: [&str; 4] = [".jsonl", ".json", ".ndjson", ".txt"];
+const ROW_FILES: [&str; 8] =
+    [".jsonl", ".json", ".ndjson", ".txt", ".csv", ".tsv", ".parquet", ".arrow"];
+/// Bytes of a system prompt: it stands in every row, and a spec is kept with its job.
+const MAX_PROMPT: usize = 8192;
 
 pub(super) fn job(root: &Node, source: &str, p: &mut Problems<'_>) -> Option<JobSpec> {
     let top = Section::root(root, p)?;
@@ -30,27 +37,30 @@ pub(super) fn job(root: &Node, source: &str, p: &mut Problems<'_>) -> Option<Job
     let name = name(&top, p);
     let project = project(&top, p);
     let labels = labels(&top, p);
-    let model = model(&top, p);
-    let data = data(&top, p);
+    let trainer = trainer(&top, p);
+    let tool = trainer.as_ref().map(|trainer| trainer.kind);
+    // A tool that is named by a word nobody knows may be one that can do without: that is no news then.
+    let optional = tool.is_none_or(TrainerKind::is_own_script);
+    let model = optional_or(optional, &top, "model").then(|| model(&top, p));
+    let data = optional_or(optional, &top, "data").then(|| data(&top, p));
     let method = method(&top, p);
     let train = train(&top, method.as_ref().map(|method| method.kind), p);
-    let export = export(&top, method.as_ref().map(|method| method.kind), p);
+    let export = export(&top, method.as_ref().map(|method| method.kind), trainer.as_ref(), p);
     let checkpoint = checkpoint(&top, p);
-    let trainer = trainer(&top, p);
-    let resources = resources(&top, p);
+    let resources = resources(&top, tool, p);
     let container = container(&top, p);
     let on_disconnect = on_disconnect(&top, p);
     let evaluate = evaluate(&top, p);
     let log_level = top.word("log_level", p).unwrap_or(LogLevel::Info);
-    let model = model?;
+    let (trainer, model) = (trainer?, inside(model)?);
     Some(JobSpec {
         version,
         kind,
-        name: name.or_else(|| derived_name(&model.name))?,
+        name: name.or_else(|| derived_name(model.as_ref().map_or("", |model| &model.name)))?,
         project,
         labels,
         model,
-        data: data?,
+        data: inside(data)?,
         method: method?,
         train,
         checkpoint,
@@ -62,7 +72,22 @@ pub(super) fn job(root: &Node, source: &str, p: &mut Problems<'_>) -> Option<Job
         export,
         log_level,
         source: source.to_owned(),
+        left_to_tool: left::to_the_tool(root, tool.unwrap_or(TrainerKind::Hone)),
     })
+}
+
+/// Whether this part is read: it stands there, or has to.
+fn optional_or(optional: bool, top: &Section<'_>, name: &str) -> bool {
+    !optional || top.get(name).is_some()
+}
+
+/// What is absent is fine; what is there and could not be read is not.
+fn inside<T>(read: Option<Option<T>>) -> Option<Option<T>> {
+    match read {
+        None => Some(None),
+        Some(None) => None,
+        Some(found) => Some(found),
+    }
 }
 
 fn name(top: &Section<'_>, p: &mut Problems<'_>) -> Option<JobName> {
@@ -180,7 +205,41 @@ fn data(top: &Section<'_>, p: &mut Problems<'_>) -> Option<Data> {
     let template = section.word("template", p).unwrap_or(Template::Tokenizer);
     let loss_on = section.word("loss_on", p).unwrap_or(LossOn::Answers);
     let overlong = section.word("overlong", p).unwrap_or(Overlong::Truncate);
-    Some(Data { train: train?, eval: eval?, template, loss_on, overlong })
+    let bad_rows = section.word("bad_rows", p).unwrap_or(BadRows::Error);
+    let preload = section.word("preload", p).unwrap_or(Preload::Auto);
+    let system = section.get("system").map(|at| prompt(&at, p));
+    let system = match system {
+        Some(given) => Some(given?),
+        None => None,
+    };
+    Some(Data {
+        train: train?,
+        eval: eval?,
+        template,
+        system,
+        loss_on,
+        overlong,
+        bad_rows,
+        preload,
+    })
+}
+
+/// Text for the model to read: of several lines, if need be.
+fn prompt(at: &At<'_>, p: &mut Problems<'_>) -> Option<String> {
+    let Value::Text(text) = &at.node.value else {
+        return at.text(p);
+    };
+    let odd = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
+    if text.len() > MAX_PROMPT {
+        at.bad(p, format!("longer than {MAX_PROMPT} bytes"), "");
+    } else if text.chars().any(odd) {
+        at.bad(p, "holds control characters", "");
+    } else if text.trim().is_empty() {
+        at.bad(p, "is empty", "leave the key out instead");
+    } else {
+        return Some(text.clone());
+    }
+    None
 }
 
 fn train_data(data: &Section<'_>, p: &mut Problems<'_>) -> Option<TrainData> {
@@ -247,7 +306,7 @@ fn short_path(at: &At<'_>, p: &mut Problems<'_>, key: &str, ends: &[&str]) -> Op
 }
 
 /// A path on the machine that submits.
-fn path(at: &At<'_>, p: &mut Problems<'_>) -> Option<InputPath> {
+pub(super) fn path(at: &At<'_>, p: &mut Problems<'_>) -> Option<InputPath> {
     let text = at.text(p)?;
     if text.contains("://") {
         let what = format!(

@@ -7,6 +7,7 @@ use hone_proto::quantity::{Bytes, MilliCpu};
 use super::error::{ProblemKind, quoted};
 use super::node::Value;
 use super::problems::Problems;
+use super::read_tool::tool;
 use super::reader::{At, Section};
 use super::types::{Container, Evaluate, Gpus, OnDisconnect, Resources, Trainer, Wait};
 use super::words::{ContainerUser, Export, MethodKind, Network, TrainerKind};
@@ -23,16 +24,29 @@ const MIN_WAIT: Duration = Duration::from_secs(30);
 /// Longest wait that is not `forever`.
 const MAX_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-pub(super) fn trainer(top: &Section<'_>, p: &mut Problems<'_>) -> Trainer {
+/// What runs in the container; nothing when its kind is a word that nobody knows, on which the rest depends.
+pub(super) fn trainer(top: &Section<'_>, p: &mut Problems<'_>) -> Option<Trainer> {
     let section = top.section("trainer", p);
-    Trainer {
-        kind: section.word("kind", p).unwrap_or(TrainerKind::Hone),
-        image: section
-            .get("image")
-            .and_then(|at| image(&at, p))
-            .unwrap_or_else(|| DEFAULT_IMAGE.to_owned()),
-        command: section.get("command").map_or_else(Vec::new, |at| command(&at, p)),
+    let kind = section.get("kind").map_or(Some(TrainerKind::Hone), |at| at.word(p))?;
+    let image = match section.get("image") {
+        Some(at) => image(&at, p),
+        None if kind == TrainerKind::Hone => Some(DEFAULT_IMAGE.to_owned()),
+        None => section.required("image", p).map(|_| String::new()),
+    };
+    let given = section.get("command");
+    let own = given.as_ref().map_or_else(Vec::new, |at| command(at, p));
+    if !kind.is_rendered() && own.is_empty() {
+        let at = given.as_ref().map_or_else(|| section.here(), At::here);
+        let what = format!("kind `{}` needs a command", kind.name());
+        let hint = "`trainer.command` says how the tool is started, such as `[python, train.py]`";
+        p.add(ProblemKind::Missing, at, what, hint);
     }
+    Some(Trainer {
+        kind,
+        image: image.unwrap_or_default(),
+        command: own,
+        tool: tool(&section, kind, p),
+    })
 }
 
 fn image(at: &At<'_>, p: &mut Problems<'_>) -> Option<String> {
@@ -70,7 +84,11 @@ fn command(at: &At<'_>, p: &mut Problems<'_>) -> Vec<String> {
     command
 }
 
-pub(super) fn resources(top: &Section<'_>, p: &mut Problems<'_>) -> Resources {
+pub(super) fn resources(
+    top: &Section<'_>,
+    tool: Option<TrainerKind>,
+    p: &mut Problems<'_>,
+) -> Resources {
     let section = top.section("resources", p);
     let memory = section.size("memory", p).unwrap_or(Bytes::gib(4));
     let shm = section.size("shm", p).unwrap_or(Bytes::mib(256).min(memory));
@@ -79,7 +97,7 @@ pub(super) fn resources(top: &Section<'_>, p: &mut Problems<'_>) -> Resources {
         p.add(ProblemKind::Conflict, at.here(), what, "raise `resources.memory`, or lower this");
     }
     Resources {
-        gpus: gpus(&section, p),
+        gpus: gpus(&section, tool, p),
         cpu: section.real("cpu", p).map_or(MilliCpu::cores(1), milli),
         memory,
         disk: section.size("disk", p).unwrap_or(Bytes::gib(10)),
@@ -99,7 +117,7 @@ fn milli(cores: f64) -> MilliCpu {
     MilliCpu::new((cores * 1000.0).round() as u32)
 }
 
-fn gpus(resources: &Section<'_>, p: &mut Problems<'_>) -> Gpus {
+fn gpus(resources: &Section<'_>, tool: Option<TrainerKind>, p: &mut Problems<'_>) -> Gpus {
     const NONE: Gpus = Gpus { count: 0, vram: None };
     let (count_at, count, vram) = match resources.get("gpus") {
         None => return NONE,
@@ -124,8 +142,8 @@ fn gpus(resources: &Section<'_>, p: &mut Problems<'_>) -> Gpus {
         }
     };
     let count = count.unwrap_or(0);
-    if let (2.., Some(at)) = (count, count_at) {
-        at.not_yet(p, "training one job on several GPUs; use 1");
+    if let (2.., Some(at), Some(TrainerKind::Hone)) = (count, count_at, tool) {
+        at.not_yet(p, "training one job on several GPUs with hone's own trainer; use 1");
     }
     Gpus { count: u32::try_from(count).unwrap_or(u32::MAX), vram }
 }
@@ -170,7 +188,7 @@ fn wait(at: &At<'_>, p: &mut Problems<'_>) -> Option<Wait> {
 }
 
 /// A whole number with `s`, `m`, `h` or `d`.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {
         "s" => 1,
@@ -192,10 +210,14 @@ pub(super) fn evaluate(top: &Section<'_>, p: &mut Problems<'_>) -> Evaluate {
 pub(super) fn export(
     top: &Section<'_>,
     method: Option<MethodKind>,
+    trainer: Option<&Trainer>,
     p: &mut Problems<'_>,
 ) -> Vec<Export> {
+    if let Some(trainer) = trainer.filter(|trainer| trainer.kind == TrainerKind::Custom) {
+        return export_of_custom(top, trainer, p);
+    }
     let fits = match method {
-        Some(MethodKind::Full) => Export::Model,
+        Some(MethodKind::Full | MethodKind::Freeze) => Export::Model,
         _ => Export::Adapter,
     };
     let Some(at) = top.get("export") else { return vec![fits] };
@@ -211,6 +233,28 @@ pub(super) fn export(
             item.bad(p, format!("`{}` stands twice", one.name()), "");
         } else {
             wanted.push(one);
+        }
+    }
+    wanted
+}
+
+/// What a foreign trainer leaves is its last complete checkpoint, whole, whatever it holds.
+fn export_of_custom(top: &Section<'_>, trainer: &Trainer, p: &mut Problems<'_>) -> Vec<Export> {
+    let saves = trainer.tool.as_ref().is_some_and(|tool| tool.checkpoint.is_some());
+    let Some(at) = top.get("export") else {
+        return if saves { vec![Export::Model] } else { Vec::new() };
+    };
+    let mut wanted = Vec::new();
+    for item in at.list(p).unwrap_or_default() {
+        let Some(one) = item.word::<Export>(p) else { continue };
+        if !saves {
+            let what = "a `custom` trainer leaves nothing that hone knows of";
+            let hint = "say with `trainer.checkpoint` what its checkpoints are: the package is the last of them";
+            p.add(ProblemKind::Conflict, item.here(), what, hint);
+        } else if wanted.is_empty() {
+            wanted.push(one);
+        } else {
+            item.bad(p, "the last checkpoint is packed once", "name one of the two");
         }
     }
     wanted

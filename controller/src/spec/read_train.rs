@@ -1,93 +1,23 @@
-//! From the tree to a spec: method, training and checkpoints.
+//! From the tree to a spec: training and checkpoints.
 
-use super::error::{ProblemKind, quoted};
+use super::error::ProblemKind;
 use super::node::Value;
 use super::problems::Problems;
 use super::reader::{At, Section};
 use super::types::{
-    Batch, Checkpoint, Every, Keep, Length, Lora, Method, Optimizer, Schedule, Targets, Train,
+    Batch, Checkpoint, Every, Intervals, Keep, Length, Optimizer, OptimizerBits, Schedule, Train,
 };
 use super::words::{MethodKind, OptimizerName, Precision, ScheduleKind};
 
-/// Modules that a list of targets may name; models have fewer kinds of linear layers.
-const MAX_TARGETS: usize = 64;
-/// Longest name of a module, in characters.
-const MAX_TARGET: usize = 128;
 /// Moments decay by at most this: beyond it the trainer's corrections lose all precision.
 const MAX_BETA: f64 = 0.9999;
-
-pub(super) fn method(top: &Section<'_>, p: &mut Problems<'_>) -> Option<Method> {
-    let (kind, section) = match top.get("method") {
-        None => (MethodKind::Lora, top.nothing("method")),
-        Some(at) if matches!(at.node.value, Value::Text(_)) => {
-            let short = At { path: "method.type".to_owned(), node: at.node };
-            (short.word(p)?, top.nothing("method"))
-        }
-        Some(at) => {
-            let section = Section::open(&at, p)?;
-            // A wrong type leaves open what would be the defaults of much else.
-            let kind = section.get("type").map_or(Some(MethodKind::Lora), |at| at.word(p));
-            (kind?, section)
-        }
-    };
-    if kind == MethodKind::Lora {
-        return Some(Method { kind, lora: Some(lora(&section, p)) });
-    }
-    if let Some(extra) = section.get("lora") {
-        let hint = "remove it, or set the type to `lora`";
-        p.add(ProblemKind::Conflict, extra.here(), "has no meaning with type `full`", hint);
-    }
-    Some(Method { kind, lora: None })
-}
-
-fn lora(method: &Section<'_>, p: &mut Problems<'_>) -> Lora {
-    let section = method.section("lora", p);
-    let r = section.small("r", p).unwrap_or(16);
-    Lora {
-        r,
-        alpha: section.small("alpha", p).unwrap_or(2 * r),
-        dropout: section.real("dropout", p).unwrap_or(0.0),
-        targets: section
-            .get("targets")
-            .and_then(|at| targets(&at, p))
-            .unwrap_or(Targets::AllLinear),
-    }
-}
-
-fn targets(at: &At<'_>, p: &mut Problems<'_>) -> Option<Targets> {
-    if let Value::Text(text) = &at.node.value {
-        if text == Targets::ALL_LINEAR {
-            return Some(Targets::AllLinear);
-        }
-        let hint = format!("write `{}`, or a list such as `[q_proj, v_proj]`", Targets::ALL_LINEAR);
-        at.bad(p, format!("does not know {}", quoted(text, 60)), hint);
-        return None;
-    }
-    let items = at.list(p)?;
-    if items.is_empty() || items.len() > MAX_TARGETS {
-        at.bad(p, format!("must name 1 to {MAX_TARGETS} modules, not {}", items.len()), "");
-        return None;
-    }
-    Some(Targets::Named(items.iter().filter_map(|item| target(item, p)).collect()))
-}
-
-fn target(at: &At<'_>, p: &mut Problems<'_>) -> Option<String> {
-    let name = at.text(p)?;
-    if name.len() <= MAX_TARGET
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
-    {
-        return Some(name);
-    }
-    let what = format!("{} is not the name of a module", quoted(&name, 60));
-    at.bad(p, what, "names such as `q_proj`, as the model's code has them");
-    None
-}
 
 pub(super) fn train(top: &Section<'_>, method: Option<MethodKind>, p: &mut Problems<'_>) -> Train {
     let section = top.section("train", p);
     Train {
         length: length(&section, p),
         seq_len: section.small("seq_len", p).unwrap_or(1024),
+        packing: section.flag("packing", p).unwrap_or(false),
         batch: batch(&section, p),
         optimizer: optimizer(&section, method, p),
         schedule: schedule(&section, p),
@@ -152,14 +82,36 @@ fn batch(train: &Section<'_>, p: &mut Problems<'_>) -> Batch {
 fn optimizer(train: &Section<'_>, method: Option<MethodKind>, p: &mut Problems<'_>) -> Optimizer {
     let section = train.section("optimizer", p);
     let lr = match method {
-        Some(MethodKind::Full) => 2e-5,
+        Some(MethodKind::Full | MethodKind::Freeze) => 2e-5,
         _ => 2e-4,
     };
+    let name = section.word("name", p).unwrap_or(OptimizerName::Adamw);
+    let bits = section.get("bits").and_then(|at| optimizer_bits(&at, p)).unwrap_or_default();
+    let paged = section.flag("paged", p).unwrap_or(false);
+    if name == OptimizerName::Adafactor && (bits == OptimizerBits::Eight || paged) {
+        let extra = if paged { section.get("paged") } else { section.get("bits") };
+        let here = extra.as_ref().map_or_else(|| section.here(), At::here);
+        let hint = "remove it, or set the name to `adamw`: adafactor keeps almost no state";
+        p.add(ProblemKind::Conflict, here, "has no meaning with `adafactor`", hint);
+    }
     Optimizer {
-        name: section.word("name", p).unwrap_or(OptimizerName::Adamw),
+        name,
+        bits,
+        paged,
         lr: section.real("lr", p).unwrap_or(lr),
         weight_decay: section.real("weight_decay", p).unwrap_or(0.0),
         betas: section.get("betas").and_then(|at| betas(&at, p)).unwrap_or([0.9, 0.999]),
+    }
+}
+
+fn optimizer_bits(at: &At<'_>, p: &mut Problems<'_>) -> Option<OptimizerBits> {
+    match at.whole(p)? {
+        8 => Some(OptimizerBits::Eight),
+        32 => Some(OptimizerBits::ThirtyTwo),
+        other => {
+            at.bad(p, format!("must be 8 or 32, not {other}"), "8 needs a quarter of the memory");
+            None
+        }
     }
 }
 
@@ -184,10 +136,29 @@ fn schedule(train: &Section<'_>, p: &mut Problems<'_>) -> Schedule {
 
 pub(super) fn checkpoint(top: &Section<'_>, p: &mut Problems<'_>) -> Checkpoint {
     let section = top.section("checkpoint", p);
-    let every = section.section("every", p);
     let keep = section.section("keep", p);
     Checkpoint {
-        every: Every { steps: every.small("steps", p).unwrap_or(100) },
+        every: every(&section, p),
         keep: Keep { last: keep.small("last", p).unwrap_or(2) },
     }
+}
+
+/// Steps between two checkpoints where nothing else is said.
+const STEPS: u32 = 100;
+
+fn every(checkpoint: &Section<'_>, p: &mut Problems<'_>) -> Every {
+    let auto = |at: &At<'_>| matches!(&at.node.value, Value::Text(text) if text == Every::AUTO);
+    if checkpoint.get("every").is_some_and(|at| auto(&at)) {
+        return Every::Auto;
+    }
+    let section = checkpoint.section("every", p);
+    let mut given = Intervals {
+        steps: section.small("steps", p),
+        epochs: section.real("epochs", p),
+        minutes: section.real("minutes", p),
+    };
+    if given.epochs.is_none() && given.minutes.is_none() {
+        given.steps = given.steps.or(Some(STEPS));
+    }
+    Every::Given(given)
 }

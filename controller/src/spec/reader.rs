@@ -240,6 +240,11 @@ impl<'n> Section<'n> {
         Some(Self { path: at.path.clone(), entries, place: at.node.place })
     }
 
+    /// Its path and place, for what is missing in it.
+    pub(super) fn here(&self) -> (&str, Place) {
+        (&self.path, self.place)
+    }
+
     /// A section of this one: empty when it is absent or not a mapping.
     pub(super) fn section(&self, name: &str, problems: &mut Problems<'_>) -> Self {
         let nothing = Self { path: keys::join(&self.path, name), entries: &[], place: self.place };

@@ -5,9 +5,10 @@
 use hone_proto::id::{Attempt, Digest, JobId};
 use serde::Serialize;
 
-use super::types::{Batch, EvalData, JobSpec, Length, Lora, Optimizer, Schedule, Train};
+use super::tool_spec::ToolSpec;
+use super::types::{Batch, EvalData, Every, JobSpec, Length, Method, Optimizer, Schedule, Train};
 use super::words::{
-    DataFormat, Export, LogLevel, LossOn, MethodKind, Overlong, Precision, Template,
+    BadRows, DataFormat, Export, LogLevel, LossOn, Overlong, Precision, Preload, Template,
 };
 
 /// Version of the contract between hone and what runs in the container.
@@ -21,14 +22,19 @@ const AUTO_MICRO: u32 = 8;
 pub struct TrainerSpec {
     version: u32,
     job: Job,
-    model: Model,
-    data: Data,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<Model>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Data>,
     method: Method,
     train: Training,
     checkpoint: Checkpoint,
     evaluate: Evaluate,
     export: Vec<Export>,
     log_level: LogLevel,
+    /// Present exactly when something else than hone's own trainer runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trainer: Option<ToolSpec>,
     spec_digest: Digest,
 }
 
@@ -52,8 +58,12 @@ struct Model {
 struct Data {
     format: DataFormat,
     template: Template,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<String>,
     loss_on: LossOn,
     overlong: Overlong,
+    bad_rows: BadRows,
+    preload: Preload,
     eval: HeldOut,
 }
 
@@ -65,18 +75,11 @@ enum HeldOut {
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct Method {
-    #[serde(rename = "type")]
-    kind: MethodKind,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lora: Option<Lora>,
-}
-
-#[derive(Debug, Clone, Serialize)]
 struct Training {
     epochs: Option<f64>,
     max_steps: Option<u32>,
     seq_len: u32,
+    packing: bool,
     micro_batch: u32,
     accumulation: u32,
     optimizer: Optimizer,
@@ -91,7 +94,31 @@ struct Training {
 
 #[derive(Debug, Clone, Serialize)]
 struct Checkpoint {
-    every_steps: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    every_steps: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    every_epochs: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    every_minutes: Option<f64>,
+    /// By what a save is seen to cost, instead of the others.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    auto: bool,
+}
+
+impl Checkpoint {
+    fn of(every: Every) -> Self {
+        match every {
+            Every::Auto => {
+                Self { every_steps: None, every_epochs: None, every_minutes: None, auto: true }
+            }
+            Every::Given(given) => Self {
+                every_steps: given.steps,
+                every_epochs: given.epochs,
+                every_minutes: given.minutes,
+                auto: false,
+            },
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -99,9 +126,16 @@ struct Evaluate {
     base_model: bool,
 }
 
-/// What `spec` means for one attempt of `job`, with the base model whose manifest is `model`.
+/// What `spec` means for one attempt of `job`, with the base model whose manifest is `model` and the text `config` of its
+/// tool's configuration file.
 #[must_use]
-pub fn resolve(spec: &JobSpec, job: JobId, attempt: Attempt, model: Digest) -> TrainerSpec {
+pub fn resolve(
+    spec: &JobSpec,
+    job: JobId,
+    attempt: Attempt,
+    model: Option<Digest>,
+    config: Option<&str>,
+) -> TrainerSpec {
     TrainerSpec {
         version: CONTRACT,
         job: Job {
@@ -110,24 +144,45 @@ pub fn resolve(spec: &JobSpec, job: JobId, attempt: Attempt, model: Digest) -> T
             project: spec.project.to_string(),
             attempt,
         },
-        model: Model { name: spec.model.name.clone(), trust_remote_code: false, digest: model },
-        data: Data {
-            format: spec.data.train.format,
-            template: spec.data.template,
-            loss_on: spec.data.loss_on,
-            overlong: spec.data.overlong,
-            eval: match spec.data.eval {
-                EvalData::Own(_) => HeldOut::Channel { channel: "eval" },
-                EvalData::Split { fraction, seed } => HeldOut::Split { fraction, seed },
-            },
-        },
-        method: Method { kind: spec.method.kind, lora: spec.method.lora.clone() },
+        model: spec.model.as_ref().map(|known| Model {
+            name: known.name.clone(),
+            trust_remote_code: false,
+            digest: model.unwrap_or(Digest::of(b"")),
+        }),
+        data: spec.data.as_ref().map(data),
+        method: spec.method.clone(),
         train: training(&spec.train),
-        checkpoint: Checkpoint { every_steps: spec.checkpoint.every.steps },
+        checkpoint: Checkpoint::of(spec.checkpoint.every),
         evaluate: Evaluate { base_model: spec.evaluate.base_model },
         export: spec.export.clone(),
         log_level: spec.log_level,
-        spec_digest: spec.digest(),
+        trainer: spec
+            .trainer
+            .tool
+            .as_ref()
+            .map(|tool| ToolSpec::of(spec.trainer.kind, tool, config)),
+        spec_digest: config.map_or_else(|| spec.digest(), |text| with_config(spec, text)),
+    }
+}
+
+/// Names a spec with the content of the file that it names.
+fn with_config(spec: &JobSpec, text: &str) -> Digest {
+    Digest::of(format!("{}{}", spec.digest(), Digest::of(text.as_bytes())).as_bytes())
+}
+
+fn data(data: &super::types::Data) -> Data {
+    Data {
+        format: data.train.format,
+        template: data.template,
+        system: data.system.clone(),
+        loss_on: data.loss_on,
+        overlong: data.overlong,
+        bad_rows: data.bad_rows,
+        preload: data.preload,
+        eval: match data.eval {
+            EvalData::Own(_) => HeldOut::Channel { channel: "eval" },
+            EvalData::Split { fraction, seed } => HeldOut::Split { fraction, seed },
+        },
     }
 }
 
@@ -141,6 +196,7 @@ fn training(train: &Train) -> Training {
         epochs,
         max_steps,
         seq_len: train.seq_len,
+        packing: train.packing,
         micro_batch,
         accumulation,
         optimizer: train.optimizer,

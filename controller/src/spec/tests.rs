@@ -2,6 +2,7 @@
 
 mod refused;
 mod table;
+mod tools;
 
 use std::path::Path;
 
@@ -17,6 +18,14 @@ use super::*;
 const MINIMAL: &str = "model: ./model\ndata: ./train.jsonl\n";
 const QUICKSTART: &str = include_str!("../../../deploy/examples/quickstart.yaml");
 const FULL: &str = include_str!("../../../deploy/examples/full.yaml");
+/// The examples of other tools than hone's own trainer.
+const TOOLS: [&str; 5] = [
+    include_str!("../../../deploy/examples/trl.yaml"),
+    include_str!("../../../deploy/examples/hf.yaml"),
+    include_str!("../../../deploy/examples/axolotl.yaml"),
+    include_str!("../../../deploy/examples/llamafactory.yaml"),
+    include_str!("../../../deploy/examples/custom-keras.yaml"),
+];
 
 fn good(text: &str) -> JobSpec {
     parse(text, "job.yaml").unwrap_or_else(|error| panic!("{error}"))
@@ -27,7 +36,8 @@ fn canonical(text: &str) -> Value {
 }
 
 fn resolved(text: &str) -> Value {
-    let spec = resolve(&good(text), JobId::new(12), Attempt::new(1), Digest::of(b"model"));
+    let spec =
+        resolve(&good(text), JobId::new(12), Attempt::new(1), Some(Digest::of(b"model")), None);
     serde_json::from_str(&spec.to_json()).expect("JSON")
 }
 
@@ -60,10 +70,11 @@ checkpoint: {every: {steps: 20}}
         "job": {"id": "12", "name": "n", "project": "default", "attempt": 1},
         "model": {"name": "base", "trust_remote_code": false, "digest": Digest::of(b"model").to_string()},
         "data": {"format": "alpaca", "template": "tokenizer", "loss_on": "answers", "overlong": "truncate",
-                 "eval": {"fraction": 0.1, "seed": 3}},
-        "method": {"type": "lora", "lora": {"r": 8, "alpha": 16, "dropout": 0.0, "targets": ["q_proj"]}},
-        "train": {"epochs": null, "max_steps": 120, "seq_len": 256, "micro_batch": 4, "accumulation": 2,
-                  "optimizer": {"name": "adamw", "lr": 0.0002, "weight_decay": 0.0, "betas": [0.9, 0.999]},
+                 "bad_rows": "error", "preload": "auto", "eval": {"fraction": 0.1, "seed": 3}},
+        "method": {"type": "lora", "lora": {"r": 8, "alpha": 16, "dropout": 0.0, "targets": ["q_proj"],
+                                            "rslora": false, "dora": false}},
+        "train": {"epochs": null, "max_steps": 120, "seq_len": 256, "packing": false, "micro_batch": 4, "accumulation": 2,
+                  "optimizer": {"name": "adamw", "bits": 32, "paged": false, "lr": 0.0002, "weight_decay": 0.0, "betas": [0.9, 0.999]},
                   "schedule": {"type": "cosine", "warmup": 0.03}, "clip_norm": 1.0, "precision": "auto",
                   "gradient_checkpointing": false, "seed": 42, "log_every": 1, "eval_every": 50},
         "checkpoint": {"every_steps": 20},
@@ -85,6 +96,61 @@ fn what_depends_on_the_method_follows_it() {
     assert_eq!(lora["method"]["lora"]["targets"], json!("all-linear"));
     assert_eq!(lora["train"]["optimizer"]["lr"], json!(2e-4));
     assert_eq!(lora["train"]["epochs"], json!(1.0));
+}
+
+#[test]
+fn how_data_is_read_reaches_the_trainer() {
+    let text = "
+model: ./m
+data:
+  train: rows.parquet
+  template: chatml
+  system: |
+    You answer.
+    In one line.
+  loss_on: last_answer
+  bad_rows: skip
+  preload: memory
+train: {packing: true}
+";
+    let found = resolved(text);
+    let expected = json!({"format": "auto", "template": "chatml", "system": "You answer.\nIn one line.\n",
+        "loss_on": "last_answer", "overlong": "truncate", "bad_rows": "skip", "preload": "memory",
+        "eval": {"fraction": 0.05, "seed": 7}});
+    assert_eq!(found["data"], expected);
+    assert_eq!(found["train"]["packing"], json!(true));
+    assert_eq!(resolved(MINIMAL)["data"].get("system"), None);
+}
+
+#[test]
+fn each_method_says_what_it_trains_and_how_the_rest_is_kept() {
+    let quant =
+        resolved(&format!("{MINIMAL}method: {{quant: {{bits: 8}}, lora: {{dora: true}}}}\n"));
+    assert_eq!(quant["method"]["quant"], json!({"bits": 8, "type": "nf4", "double": true}));
+    assert_eq!(quant["method"]["lora"]["dora"], json!(true));
+    let blocks =
+        resolved(&format!("{MINIMAL}method: {{type: freeze, freeze: {{last_layers: 2}}}}\n"));
+    assert_eq!(blocks["method"], json!({"type": "freeze", "freeze": {"last_layers": 2}}));
+    assert_eq!(blocks["export"], json!(["model"]));
+    assert_eq!(blocks["train"]["optimizer"]["lr"], json!(2e-5));
+    let named =
+        resolved(&format!("{MINIMAL}method: {{type: freeze, freeze: {{modules: [lm_head]}}}}\n"));
+    assert_eq!(named["method"]["freeze"], json!({"modules": ["lm_head"]}));
+}
+
+#[test]
+fn checkpoints_come_by_steps_epochs_minutes_or_by_what_they_cost() {
+    let told =
+        |text: &str| resolved(&format!("{MINIMAL}checkpoint: {text}\n"))["checkpoint"].clone();
+    assert_eq!(told("{}"), json!({"every_steps": 100}));
+    assert_eq!(told("{every: {minutes: 15}}"), json!({"every_minutes": 15.0}));
+    assert_eq!(
+        told("{every: {steps: 20, epochs: 0.5}}"),
+        json!({"every_steps": 20, "every_epochs": 0.5})
+    );
+    assert_eq!(told("{every: auto}"), json!({"auto": true}));
+    let again = canonical(&good(&format!("{MINIMAL}checkpoint: {{every: auto}}\n")).canonical());
+    assert_eq!(again["checkpoint"]["every"], json!("auto"));
 }
 
 #[test]

@@ -11,9 +11,10 @@ use hone_proto::quantity::{Bytes, MilliCpu};
 use serde::{Serialize, Serializer};
 
 use super::error::Origin;
+use super::tool::Tool;
 use super::words::{
-    ContainerUser, DataFormat, Export, Kind, LogLevel, LossOn, MethodKind, Network, OptimizerName,
-    Overlong, Precision, ScheduleKind, Template, TrainerKind,
+    BadRows, ContainerUser, DataFormat, Export, Kind, LogLevel, LossOn, MethodKind, Network,
+    OptimizerName, Overlong, Precision, Preload, QuantType, ScheduleKind, Template, TrainerKind,
 };
 
 /// A validated spec: what the user asked for, complete with every default.
@@ -24,8 +25,12 @@ pub struct JobSpec {
     pub(super) name: JobName,
     pub(super) project: ProjectName,
     pub(super) labels: BTreeMap<String, String>,
-    pub(super) model: Model,
-    pub(super) data: Data,
+    /// Absent only with a tool that knows itself what it trains.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) model: Option<Model>,
+    /// As the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) data: Option<Data>,
     pub(super) method: Method,
     pub(super) train: Train,
     pub(super) checkpoint: Checkpoint,
@@ -39,6 +44,9 @@ pub struct JobSpec {
     /// What the text is called in messages about files it names.
     #[serde(skip)]
     pub(super) source: String,
+    /// Keys that the text gives and the tool decides itself.
+    #[serde(skip)]
+    pub(super) left_to_tool: Vec<String>,
 }
 
 /// A path as the user wrote it, and where.
@@ -66,8 +74,11 @@ pub(super) struct Data {
     pub(super) train: TrainData,
     pub(super) eval: EvalData,
     pub(super) template: Template,
+    pub(super) system: Option<String>,
     pub(super) loss_on: LossOn,
     pub(super) overlong: Overlong,
+    pub(super) bad_rows: BadRows,
+    pub(super) preload: Preload,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -106,6 +117,12 @@ pub(super) struct Method {
     /// Present exactly when `kind` is LoRA.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) lora: Option<Lora>,
+    /// How the base below the LoRA adapter is kept; 16 bits without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) quant: Option<Quant>,
+    /// Present exactly when `kind` is freeze.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) freeze: Option<Freeze>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -114,6 +131,44 @@ pub(super) struct Lora {
     pub(super) alpha: u32,
     pub(super) dropout: f64,
     pub(super) targets: Targets,
+    pub(super) rslora: bool,
+    pub(super) dora: bool,
+}
+
+/// A quantised base.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Quant {
+    pub(super) bits: QuantBits,
+    #[serde(rename = "type")]
+    pub(super) kind: QuantType,
+    pub(super) double: bool,
+}
+
+/// Bits of a weight of a quantised base.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) enum QuantBits {
+    #[default]
+    Four,
+    Eight,
+}
+
+impl Serialize for QuantBits {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(match self {
+            Self::Four => 4,
+            Self::Eight => 8,
+        })
+    }
+}
+
+/// What is trained while the rest is frozen.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Freeze {
+    /// The last blocks.
+    LastLayers(u32),
+    /// Every module whose name ends so.
+    Modules(Vec<String>),
 }
 
 /// Which layers get an adapter.
@@ -141,6 +196,7 @@ pub(super) struct Train {
     #[serde(flatten)]
     pub(super) length: Length,
     pub(super) seq_len: u32,
+    pub(super) packing: bool,
     pub(super) batch: Batch,
     pub(super) optimizer: Optimizer,
     pub(super) schedule: Schedule,
@@ -185,6 +241,8 @@ impl Serialize for Batch {
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Optimizer {
     pub(super) name: OptimizerName,
+    pub(super) bits: OptimizerBits,
+    pub(super) paged: bool,
     pub(super) lr: f64,
     pub(super) weight_decay: f64,
     pub(super) betas: [f64; 2],
@@ -203,9 +261,54 @@ pub(super) struct Checkpoint {
     pub(super) keep: Keep,
 }
 
+/// Bits of each of the optimizer's two moments.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum OptimizerBits {
+    Eight,
+    #[default]
+    ThirtyTwo,
+}
+
+impl Serialize for OptimizerBits {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(match self {
+            Self::Eight => 8,
+            Self::ThirtyTwo => 32,
+        })
+    }
+}
+
+/// When to save.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Every {
+    /// As often as the time of a save allows.
+    Auto,
+    /// Whichever comes first; one at least is there.
+    Given(Intervals),
+}
+
+/// Distances between two checkpoints.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub(super) struct Every {
-    pub(super) steps: u32,
+pub(super) struct Intervals {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) steps: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) epochs: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) minutes: Option<f64>,
+}
+
+impl Every {
+    pub(super) const AUTO: &str = "auto";
+}
+
+impl Serialize for Every {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str(Self::AUTO),
+            Self::Given(intervals) => intervals.serialize(serializer),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -219,6 +322,9 @@ pub(super) struct Trainer {
     pub(super) image: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) command: Vec<String>,
+    /// Present exactly when `kind` is not hone's own.
+    #[serde(flatten)]
+    pub(super) tool: Option<Tool>,
 }
 
 #[derive(Debug, Clone, Serialize)]

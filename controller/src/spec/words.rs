@@ -62,11 +62,15 @@ words! {
         Tokenizer = "tokenizer",
         /// Turn after turn without any marks, for models that have no template.
         Plain = "plain",
+        /// `<|im_start|>` and `<|im_end|>` around every turn, as many models know it.
+        Chatml = "chatml",
     }
     /// Which tokens count in the loss.
     LossOn {
         /// Those of the answers.
         Answers = "answers",
+        /// Those of each conversation's last answer.
+        LastAnswer = "last_answer",
         /// All.
         All = "all",
     }
@@ -79,10 +83,28 @@ words! {
         /// The job fails.
         Error = "error",
     }
+    /// What happens when rows cannot be read.
+    BadRows {
+        /// The job fails before training and names them.
+        Error = "error",
+        /// They are left out, and counted.
+        Skip = "skip",
+    }
+    /// Whether tokenised rows are kept in memory.
+    Preload {
+        /// If they fit beside the model.
+        Auto = "auto",
+        /// Always; the job fails if they do not fit.
+        Memory = "memory",
+        /// Never: they are read as they are needed.
+        None = "none",
+    }
     /// What is trained.
     MethodKind {
         /// Small matrices beside the linear layers.
         Lora = "lora",
+        /// The last blocks, or named modules.
+        Freeze = "freeze",
         /// Every weight.
         Full = "full",
     }
@@ -90,6 +112,15 @@ words! {
     OptimizerName {
         /// Adam with decoupled weight decay.
         Adamw = "adamw",
+        /// One moment, kept as rows and columns.
+        Adafactor = "adafactor",
+    }
+    /// The sixteen values that a 4-bit weight can have.
+    QuantType {
+        /// Spaced for weights that are normally distributed.
+        Nf4 = "nf4",
+        /// A floating-point number of 4 bits.
+        Fp4 = "fp4",
     }
     /// How the learning rate changes.
     ScheduleKind {
@@ -115,6 +146,42 @@ words! {
     TrainerKind {
         /// hone's own trainer.
         Hone = "hone",
+        /// TRL's command line.
+        Trl = "trl",
+        /// Axolotl.
+        Axolotl = "axolotl",
+        /// LLaMA-Factory.
+        LlamaFactory = "llamafactory",
+        /// torchtune.
+        Torchtune = "torchtune",
+        /// Unsloth's command line.
+        Unsloth = "unsloth",
+        /// A script around the Trainer of Hugging Face.
+        Hf = "hf",
+        /// Anything else.
+        Custom = "custom",
+    }
+    /// How the metrics of a tool are read.
+    Telemetry {
+        /// From whatever it offers, the most trustworthy first.
+        Auto = "auto",
+        /// As it pushes them.
+        Push = "push",
+        /// From its TensorBoard files.
+        Tensorboard = "tensorboard",
+        /// From what it prints.
+        Stdout = "stdout",
+    }
+    /// The signal at which a tool saves and stops.
+    StopSignal {
+        /// SIGTERM.
+        Term = "term",
+        /// SIGINT.
+        Int = "int",
+        /// SIGUSR1.
+        Usr1 = "usr1",
+        /// None: it is ended, and goes on from its last checkpoint.
+        None = "none",
     }
     /// What the container may reach.
     Network {

@@ -9,14 +9,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::engine::Engine;
 use super::generation::Layout;
 use super::record::{self, Fields, Flaw, Meta};
 use super::sled::{Found, HeadedRecord, SledStore, fill, records};
 use super::watermark::Watermark;
-use super::{MAX_KEY, MAX_RECORD, StoreError, io_at};
+use super::{MAX_KEY, MAX_RECORD, Record, StoreError, io_at};
 use crate::durable;
 
 const MAGIC: [u8; 8] = *b"HONEXPRT";
@@ -51,15 +51,24 @@ impl SledStore {
     /// A record is damaged, or the file cannot be written or does not read back.
     pub fn export(&self, path: &Path) -> Result<ExportSummary, StoreError> {
         let temp = path.with_extension("tmp");
-        let file = File::create(&temp).map_err(io_at("create", &temp))?;
+        let written = self.write_export(&temp, path);
+        if written.is_err() {
+            // What it holds is of no use, and the room may be what was missing.
+            let _ = fs::remove_file(&temp);
+        }
+        written
+    }
+
+    fn write_export(&self, temp: &Path, path: &Path) -> Result<ExportSummary, StoreError> {
+        let file = File::create(temp).map_err(io_at("create", temp))?;
         let mut out = Hashed { inner: BufWriter::new(file), hasher: blake3::Hasher::new() };
-        write_records(&mut out, self.meta, records(&self.engine, b""), &temp)?;
+        write_records(&mut out, self.meta, records(&self.engine, b""), temp)?;
         let digest = *out.hasher.finalize().as_bytes();
-        out.inner.write_all(&digest).map_err(io_at("write", &temp))?;
-        let file = out.inner.into_inner().map_err(|e| io_at("write", &temp)(e.into_error()))?;
-        file.sync_all().map_err(io_at("sync", &temp))?;
-        let summary = verify_export(&temp)?;
-        fs::rename(&temp, path).map_err(io_at("rename", path))?;
+        out.inner.write_all(&digest).map_err(io_at("write", temp))?;
+        let file = out.inner.into_inner().map_err(|e| io_at("write", temp)(e.into_error()))?;
+        file.sync_all().map_err(io_at("sync", temp))?;
+        let summary = verify_export(temp)?;
+        fs::rename(temp, path).map_err(io_at("rename", path))?;
         durable::sync_parent(path).map_err(io_at("sync", path))?;
         Ok(summary)
     }
@@ -77,15 +86,48 @@ impl SledStore {
             return Err(StoreError::AlreadyExists { path: data.to_owned() });
         }
         let number = layout.generations()?.last().map_or(1, |n| n + 1);
-        let engine = Engine::create(&layout.generation(number))?;
-        let mut export = Reading::open(from)?;
-        let meta = Meta { restored: true, ..export.meta };
-        let meta = fill(&engine, meta, std::iter::from_fn(|| export.next_record().transpose()))?;
-        Watermark::create(engine.dir(), meta.seq)?;
+        if let Err(error) = fill_generation(&layout.generation(number), from) {
+            // The next start would remove it as well; but the room may be what was missing.
+            let _ = layout.remove(number);
+            return Err(error);
+        }
         layout.switch_to(number)?;
         layout.mark()?;
         Ok(summary)
     }
+
+    /// Where the state in use lies, if there is any. Touches nothing of it.
+    ///
+    /// # Errors
+    /// Another process has it, or the disk does not answer.
+    pub fn present(data: &Path) -> Result<Option<PathBuf>, StoreError> {
+        let layout = Layout::at(data)?;
+        let _lock = layout.lock()?;
+        Ok(layout.current()?.map(|number| layout.generation(number)))
+    }
+}
+
+/// Makes a generation of an export, not yet in use. Durable on return.
+fn fill_generation(dir: &Path, from: &Path) -> Result<(), StoreError> {
+    let engine = Engine::create(dir)?;
+    let mut export = Reading::open(from)?;
+    let meta = Meta { restored: true, ..export.meta };
+    let meta = fill(&engine, meta, std::iter::from_fn(|| export.next_record().transpose()))?;
+    Watermark::create(engine.dir(), meta.seq).map(drop)
+}
+
+/// The records of an export, in the order of their keys, every byte of it checked.
+///
+/// # Errors
+/// The file cannot be read or is not a whole export.
+pub fn read_export(path: &Path) -> Result<Vec<Record>, StoreError> {
+    verify_export(path)?;
+    let mut export = Reading::open(path)?;
+    let mut records = Vec::new();
+    while let Some((_, key, value)) = export.next_record()? {
+        records.push((key, value));
+    }
+    Ok(records)
 }
 
 /// Reads an export to its end and checks every byte of it.

@@ -28,16 +28,23 @@ pub(super) fn give_back(layout: &Layout) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Sets the reserve aside when there is ample room. Without it the store works; it only loses this margin.
-pub(super) fn keep(layout: &Layout) {
+/// Sets the reserve aside when there is ample room; says whether it is there. Without it the store works; it only loses
+/// this margin.
+pub(super) fn keep(layout: &Layout) -> bool {
     let path = layout.reserve();
-    let ample = durable::free_bytes(layout.data()).is_ok_and(|free| free > 4 * RESERVE_BYTES);
-    if ample
-        && !path.is_file()
-        && let Err(error) = allocate(&path)
-    {
-        warn!(%error, path = %path.display(), "no reserve could be set aside");
+    if path.is_file() {
+        return true;
     }
+    if durable::free_bytes(layout.data()).is_ok_and(|free| free <= 4 * RESERVE_BYTES) {
+        return false;
+    }
+    if let Err(error) = allocate(&path) {
+        warn!(%error, path = %path.display(), "no reserve could be set aside");
+        // An empty one would be taken for one that holds something.
+        let _ = fs::remove_file(&path);
+        return false;
+    }
+    true
 }
 
 fn allocate(path: &Path) -> std::io::Result<()> {

@@ -63,6 +63,8 @@ pub struct SledStore {
     origin: Origin,
     watermark: Watermark,
     poisoned: bool,
+    /// Whether room is kept aside.
+    has_reserve: bool,
     /// Free bytes below which nothing is committed; a field so that tests can raise it.
     pub(super) floor: u64,
     _lock: Lock,
@@ -88,13 +90,16 @@ impl SledStore {
             (None, true) => return Err(StoreError::StateMissing { marker: layout.marker() }),
             (None, false) => Self::create(layout, lock)?,
         };
-        store.layout.mark()?;
+        // A full disk has no room for a mark that is there already.
+        if !store.layout.is_marked()? {
+            store.layout.mark()?;
+        }
         if store.wants_compaction()
             && let Err(error) = store.compact()
         {
             warn!(%error, "the log could not be compacted: the present one stays in use");
         }
-        reserve::keep(&store.layout);
+        store.has_reserve = reserve::keep(&store.layout);
         Ok(store)
     }
 
@@ -133,6 +138,7 @@ impl SledStore {
             origin,
             watermark,
             poisoned: false,
+            has_reserve: false,
             floor: FLOOR_BYTES,
             _lock: lock,
         }
@@ -181,19 +187,21 @@ impl SledStore {
     }
 
     /// Refuses a commit that the disk may not hold, after giving back the reserve.
-    fn make_room(&self, batch: &Batch) -> Result<(), StoreError> {
-        let path = self.layout.data();
+    fn make_room(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let size: usize = batch.writes().iter().map(Write::size).sum();
         let needed = self.floor.saturating_add(4 * size as u64);
         if reserve::free(&self.layout)? >= needed {
+            // Somebody may have tidied the disk since it was given back.
+            self.has_reserve = self.has_reserve || reserve::keep(&self.layout);
             return Ok(());
         }
         reserve::give_back(&self.layout)?;
+        self.has_reserve = false;
         let free = reserve::free(&self.layout)?;
         if free >= needed {
             return Ok(());
         }
-        Err(StoreError::DiskFull { path: path.to_owned(), free })
+        Err(StoreError::DiskFull { path: self.layout.data().to_owned(), free })
     }
 
     /// The engine's changes for a batch, and what the store adds up to after them.

@@ -8,14 +8,18 @@ import traceback
 
 from hone_trainer import CONTRACT, environment
 from hone_trainer import spec as specs
-from hone_trainer.contract import Controls, Exit, MetricsWriter, Paths, write_result
+from hone_trainer.contract import Controls, Exit, MetricsWriter, Paths, shortened, write_result
+from hone_trainer.data.files import channel_files
+from hone_trainer.data.prepare import channel_names
 from hone_trainer.errors import Stopped, exit_code, retryable
 from hone_trainer.model import check_model_dir
 from hone_trainer.progress import Progress
-from hone_trainer.rows import Channel, read_channel
-from hone_trainer.split import split
 
 log = logging.getLogger("hone_trainer")
+
+# As JSON. The agent passes a result of up to 8 KiB on, all in all.
+TRACE_BYTES = 4096
+MESSAGE_BYTES = 1024
 
 
 class Attempt:
@@ -29,7 +33,7 @@ class Attempt:
         self._started = time.monotonic()
 
     def run(self) -> None:
-        """Cheap checks first: a bad spec or bad data fails before any import."""
+        """Cheap checks first: a bad spec or an absent input fails before any import."""
         self.controls.install()
         self.metrics = MetricsWriter(self.paths.metrics, self.paths.attempt)
         spec = specs.load(self.paths.spec)
@@ -38,9 +42,8 @@ class Attempt:
         resumed = Progress.load(self.paths.resume) if self.paths.resume else None
         if resumed is not None:
             resumed.require_lineage(spec.lineage())
-        channels = self._read(spec)
-        held_out = channels[1].rows if len(channels) > 1 else None
-        parts = split(channels[0].rows, held_out, spec.data.held_out.fraction, spec.data.held_out.seed)
+        for name in channel_names(spec):
+            channel_files(self.paths.data, name)
         self._stop_if_asked()
 
         environment.quieten_transformers()
@@ -49,11 +52,7 @@ class Attempt:
 
         self.session = Session(spec, self.paths, self.metrics, self.controls)
         self._stop_if_asked()
-        train.run(self.session, channels, parts, resumed)
-
-    def _read(self, spec: specs.Spec) -> list[Channel]:
-        names = ["train"] + ([spec.data.held_out.channel] if spec.data.held_out.channel else [])
-        return [read_channel(self.paths.data, name, spec.data.format) for name in names]
+        train.run(self.session, resumed)
 
     def _stop_if_asked(self) -> None:
         source = self.controls.stop_requested()
@@ -65,26 +64,33 @@ class Attempt:
         code = Exit.COMPLETED if error is None else exit_code(error)
         status = "completed" if error is None else "interrupted" if isinstance(error, Stopped) else "failed"
         reason = "finished as specified" if error is None else str(error) or type(error).__name__
-        result = {"status": status, "code": int(code), "reason": reason, "retryable": retryable(code)}
-        result |= self._progress() | {"wall_s": round(time.monotonic() - self._started, 3)}
-        result["error"] = _describe(error) if status == "failed" else None
+        reason = shortened(reason, MESSAGE_BYTES)
+        word = {"status": status, "code": int(code), "reason": reason, "retryable": retryable(code)}
+        word |= {"wall_s": round(time.monotonic() - self._started, 3)}
+        word["error"] = _describe(error) if status == "failed" else None
         try:
-            if self.metrics is not None:
-                self.metrics.write("end", result["step"], status=status, reason=reason)
-                self.metrics.close()
-            write_result(self.paths, result)
-        except OSError as failure:
+            try:
+                self._leave(word | self._progress())
+            except (OSError, MemoryError):
+                raise
+            except Exception:  # whatever the counters hold, the word itself is owed
+                log.exception("the result is cut down to its essentials")
+                write_result(self.paths, word | _nothing_known())
+        except (OSError, MemoryError) as failure:
             log.error("cannot write the result: %s", failure)
             return Exit.CANNOT_WRITE if code == Exit.COMPLETED else code
         return code
 
+    def _leave(self, result: dict) -> None:
+        if self.metrics is not None:
+            self.metrics.write("end", result["step"], status=result["status"], reason=result["reason"])
+            self.metrics.close()
+        write_result(self.paths, result)
+
     def _progress(self) -> dict:
         session = self.session
         if session is None:
-            empty = dict.fromkeys(
-                ("last_checkpoint", "best_checkpoint", "best_metric", "max_steps", "epoch", "package")
-            )
-            return {"step": 0, "tokens_seen": 0, "metrics": {}, **empty}
+            return _nothing_known()
         progress, best = session.progress, session.progress.best
         best_path = self.paths.output / f"checkpoint-{best['step']}" if best else None
         metrics = {"loss": session.last_loss}
@@ -104,11 +110,18 @@ class Attempt:
         }
 
 
+def _nothing_known() -> dict:
+    empty = dict.fromkeys(("last_checkpoint", "best_checkpoint", "best_metric", "max_steps", "epoch", "package"))
+    return {"step": 0, "tokens_seen": 0, "metrics": {}, **empty}
+
+
 def _describe(error: BaseException | None) -> dict | None:
     if error is None:
         return None
-    trace = "".join(traceback.format_exception(error))
-    return {"type": type(error).__name__, "message": str(error), "trace": trace[-16_000:]}
+    message = shortened(str(error), MESSAGE_BYTES)
+    # The end of a trace names the failure; the beginning is this file.
+    trace = shortened("".join(traceback.format_exception(error)), TRACE_BYTES, keep_end=True)
+    return {"type": type(error).__name__, "message": message, "trace": trace}
 
 
 def main() -> int:
@@ -122,7 +135,7 @@ def main() -> int:
     try:
         paths = Paths.from_env()
     except ValueError as error:
-        log.error("HONE_ATTEMPT: %s", error)
+        log.error("HONE_ATTEMPT or HONE_GRACE_SECONDS: %s", error)
         return Exit.USAGE
     environment.prepare(paths)
     attempt = Attempt(paths)

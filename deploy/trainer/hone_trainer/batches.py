@@ -5,25 +5,48 @@ sees exactly the batches that the uninterrupted one would have seen.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy
 import torch
 
 from hone_trainer.render import IGNORED, Example
 
 
-def collate(rows: list[Example], pad: int) -> dict[str, torch.Tensor]:
-    """Pads on the right to the longest row."""
+def collate(rows: list[Example], pad: int, flat: bool = False) -> dict:
+    """Pads on the right to the longest row; packed rows may come end to end instead."""
+    if hasattr(rows[0], "positions"):
+        return _packed(rows, pad, flat)
     width = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
     labels = torch.full((len(rows), width), IGNORED, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     for index, row in enumerate(rows):
         length = len(row.ids)
-        ids[index, :length] = torch.tensor(row.ids, dtype=torch.long)
-        labels[index, :length] = torch.tensor(row.labels, dtype=torch.long)
+        ids[index, :length] = torch.from_numpy(numpy.asarray(row.ids, numpy.int64))
+        labels[index, :length] = torch.from_numpy(numpy.asarray(row.labels, numpy.int64))
         mask[index, :length] = 1
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def _packed(rows: list, pad: int, flat: bool) -> dict:
+    """Models tell packed rows apart by positions that begin again, and only without an attention mask."""
+    total, width = sum(len(row.ids) for row in rows), max(len(row.ids) for row in rows)
+    shape = (1, total) if flat else (len(rows), width)
+    ids = torch.full(shape, pad, dtype=torch.long)
+    labels = torch.full(shape, IGNORED, dtype=torch.long)
+    # Every padding token is a row of its own, which no other sees.
+    positions = torch.zeros(shape, dtype=torch.long)
+    start = 0
+    for index, row in enumerate(rows):
+        length = len(row.ids)
+        place = (0, slice(start, start + length)) if flat else (index, slice(0, length))
+        ids[place] = torch.from_numpy(numpy.asarray(row.ids, numpy.int64))
+        labels[place] = torch.from_numpy(numpy.asarray(row.labels, numpy.int64))
+        positions[place] = torch.from_numpy(numpy.asarray(row.positions, numpy.int64))
+        start += length
+    counts = {"tokens": total, "rows": sum(row.rows for row in rows)}
+    return {"input_ids": ids, "position_ids": positions, "labels": labels, **counts}
 
 
 class EpochBatches(torch.utils.data.Sampler):
@@ -45,19 +68,19 @@ class EpochBatches(torch.utils.data.Sampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        order = torch.randperm(self._rows, generator=generator).tolist()
+        order = torch.randperm(self._rows, generator=generator)
         for start in range(0, self._rows, self.batch_size):
-            yield order[start : start + self.batch_size]
+            yield order[start : start + self.batch_size].tolist()
 
 
 class EpochLoader(torch.utils.data.DataLoader):
     """A loader that passes the epoch on to its batches."""
 
-    def __init__(self, examples: list[Example], batch: int, seed: int, pad: int) -> None:
+    def __init__(self, examples: Sequence[Example], batch: int, seed: int, pad: int, flat: bool = False) -> None:
         super().__init__(
             examples,
             batch_sampler=EpochBatches(len(examples), batch, seed),
-            collate_fn=lambda rows: collate(rows, pad),
+            collate_fn=lambda rows: collate(rows, pad, flat),
             # Its own generator: iterating must not advance the global one.
             generator=torch.Generator().manual_seed(seed),
         )
@@ -65,6 +88,13 @@ class EpochLoader(torch.utils.data.DataLoader):
     def set_epoch(self, epoch: int) -> None:
         """Chooses the permutation for the next iteration."""
         self.batch_sampler.set_epoch(epoch)
+
+
+def longest(examples: Sequence[Example], count: int) -> list[Example]:
+    """The longest rows, the longest last, without holding the others."""
+    if hasattr(examples, "longest"):
+        return examples.longest(count)
+    return sorted(examples, key=lambda example: len(example.ids))[-count:]
 
 
 def steps_per_epoch(rows: int, micro_batch: int, accumulation: int) -> int:

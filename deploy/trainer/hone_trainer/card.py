@@ -2,8 +2,10 @@
 
 import datetime
 
+from hone_trainer.inference import container_command
 from hone_trainer.rows import Channel
 from hone_trainer.session import Session
+from hone_trainer.spec_train import Train
 from hone_trainer.split import Split
 
 # Below this many rows a difference says little, and the card says so.
@@ -23,12 +25,7 @@ def model_card(
         _section("Data", _data(channels, split, train_rows, len(session.held_out))),
         _section("Training", _table(_training(session))),
         _section("Versions", _table(session.versions)),
-        _section(
-            "Use",
-            "Run `python inference.py --base DIR 'your prompt'` beside this file.\n"
-            if session.kind == "adapter"
-            else "Run `python inference.py 'your prompt'` beside this file.\n",
-        ),
+        _section("Use", _use(session)),
         _section("Intended use", "To be stated by whoever publishes this model.\n"),
     ]
     return "\n".join(parts)
@@ -44,6 +41,17 @@ def _front_matter(session: Session) -> str:
     )
 
 
+def _use(session: Session) -> str:
+    adapter = session.kind == "adapter"
+    where = f"`DIR` is the directory of the base model, {session.spec.model_name}. " if adapter else ""
+    base = " --base DIR" if adapter else ""
+    return (
+        "In this directory, with the image that `deploy/trainer/build` makes:\n\n"
+        f"```\n{container_command(adapter)}\n```\n\n"
+        f"{where}Or with torch, transformers and peft of your own: `python inference.py{base} 'your prompt'`.\n"
+    )
+
+
 def _section(title: str, body: str) -> str:
     return f"## {title}\n\n{body}"
 
@@ -54,11 +62,25 @@ def _table(values: dict[str, object]) -> str:
 
 
 def _method(session: Session) -> str:
-    if session.kind == "full":
+    method = session.spec.method
+    if method.freeze:
+        last = method.freeze.last_layers
+        what = f"the last {last} blocks" if last else ", ".join(method.freeze.modules)
+        return f"only {what} trained"
+    if not method.adapter:
         return "full fine-tuning"
-    lora = session.spec.lora
+    lora, quant = method.lora, method.quant
     targets = lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)
-    return f"LoRA (r={lora.r}, alpha={lora.alpha:g}, dropout={lora.dropout:g}, targets: {targets})"
+    kind = "DoRA" if lora.dora else "LoRA"
+    shape = f"r={lora.r}, alpha={lora.alpha:g}, dropout={lora.dropout:g}, targets: {targets}"
+    if lora.rslora:
+        shape += ", rank-stabilised"
+    if quant and quant.bits == 8:
+        return f"{kind} ({shape}) above a base in 8 bits"
+    if quant:
+        double = ", double quantisation" if quant.double else ""
+        return f"{kind} ({shape}) above a base in 4 bits ({quant.type}{double})"
+    return f"{kind} ({shape})"
 
 
 def _evaluation(evaluation: dict) -> str:
@@ -90,6 +112,11 @@ def _data(channels: list[Channel], split: Split, train_rows: int, held_out: int)
     return text
 
 
+def _optimizer(train: Train) -> str:
+    bits = "" if train.optimizer_bits == 32 else f" with {train.optimizer_bits}-bit state"
+    return f"{train.optimizer}{bits}{', paged' if train.paged else ''}"
+
+
 def _training(session: Session) -> dict[str, object]:
     train, progress = session.spec.train, session.progress
     return {
@@ -97,7 +124,7 @@ def _training(session: Session) -> dict[str, object]:
         "epochs": f"{progress.epoch:.3g}",
         "effective batch": f"{train.micro_batch} × {train.accumulation}",
         "sequence length": train.seq_len,
-        "optimizer": f"adamw, lr {train.lr:g}, weight decay {train.weight_decay:g}, betas {train.betas}",
+        "optimizer": f"{_optimizer(train)}, lr {train.lr:g}, weight decay {train.weight_decay:g}, betas {train.betas}",
         "schedule": f"{train.schedule}, warm-up {train.warmup:g}",
         "clip norm": train.clip_norm,
         "precision": session.precision,

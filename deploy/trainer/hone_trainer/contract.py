@@ -62,7 +62,7 @@ class Exit(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Paths:
-    """Where things are, and which attempt this is."""
+    """Where things are, which attempt this is, and the seconds from a stop to the kill."""
 
     spec: Path
     model: Path
@@ -73,6 +73,7 @@ class Paths:
     cache: Path
     resume: Path | None
     attempt: int
+    grace: float | None = None
 
     @classmethod
     def from_env(cls, env: "dict[str, str] | os._Environ[str]" = os.environ) -> "Paths":
@@ -81,7 +82,7 @@ class Paths:
         def path(name: str, default: str) -> Path:
             return Path(env.get(name) or default)
 
-        resume = env.get("HONE_RESUME_FROM") or ""
+        resume, grace = env.get("HONE_RESUME_FROM"), env.get("HONE_GRACE_SECONDS")
         return cls(
             spec=path("HONE_SPEC", "/hone/spec.json"),
             model=path("HONE_MODEL_DIR", "/hone/input/model"),
@@ -92,6 +93,7 @@ class Paths:
             cache=path("HONE_CACHE_DIR", "/hone/cache"),
             resume=Path(resume) if resume else None,
             attempt=int(env.get("HONE_ATTEMPT") or "1"),
+            grace=float(grace) if grace else None,
         )
 
 
@@ -106,11 +108,29 @@ def strict(value: object) -> object:
     return value
 
 
+def restored(value: object) -> object:
+    """The number that `strict` wrote as a word; anything else as it is."""
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
 def encode(value: object) -> bytes:
     """Strict JSON in UTF-8, on one line."""
     return json.dumps(strict(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
         "utf-8", "backslashreplace"
     )
+
+
+def shortened(text: str, limit: int, keep_end: bool = False) -> str:
+    """The text, cut until it takes no more than `limit` bytes as JSON."""
+    if len(encode(text)) <= limit:
+        return text
+    room = limit - len(SHORTENED)
+    text = text[-room:] if keep_end else text[:room]
+    while (over := len(encode(text)) - room) > 0:
+        # A character takes six bytes at most, so this never cuts too much off.
+        cut = max(1, over // 6)
+        text = text[cut:] if keep_end else text[:-cut]
+    return SHORTENED.lstrip() + " " + text if keep_end else text + SHORTENED
 
 
 class MetricsWriter:
@@ -206,6 +226,8 @@ class Controls:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._stop: str | None = None
+        # When that was, on the monotonic clock: the grace counts from here.
+        self.stopped_at = math.inf
         self._checkpoint = False
 
     def install(self) -> None:
@@ -218,7 +240,7 @@ class Controls:
     def _on_stop(self, signum: int, _frame: object) -> None:
         if self._stop == "signal" and signum == signal.SIGTERM:
             os._exit(Exit.KILLED_BY_SECOND_SIGNAL)
-        self._stop = "signal"
+        self._asked("signal")
 
     def _on_checkpoint(self, _signum: int, _frame: object) -> None:
         self._checkpoint = True
@@ -226,8 +248,12 @@ class Controls:
     def stop_requested(self) -> str | None:
         """`signal` or `control` once a stop was asked for, else None."""
         if self._stop is None and self._take("stop"):
-            self._stop = "control"
+            self._asked("control")
         return self._stop
+
+    def _asked(self, source: str) -> None:
+        self._stop = source
+        self.stopped_at = min(self.stopped_at, time.monotonic())
 
     def take_checkpoint_request(self) -> str | None:
         """`signal` or `control` if a checkpoint was asked for; asks are consumed."""

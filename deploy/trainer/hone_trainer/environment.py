@@ -17,7 +17,7 @@ _QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "DO_NOT_TRACK": "1",
-    "TOKENIZERS_PARALLELISM": "false",
+    "TOKENIZERS_PARALLELISM": "true",
     "USE_TF": "0",
     "USE_FLAX": "0",
 }
@@ -35,8 +35,8 @@ def prepare(paths: Paths) -> None:
     os.environ.update(_QUIET)
     for name in _PUSH:
         os.environ.pop(name, None)
-    cache = _writable(paths.cache) or Path(tempfile.gettempdir())
-    home = _writable(Path(os.environ.get("HOME") or "/nonexistent"))
+    cache = writable(paths.cache) or Path(tempfile.gettempdir())
+    home = writable(Path(os.environ.get("HOME") or "/nonexistent"))
     if home is None:
         os.environ["HOME"] = str(cache)
     os.environ.setdefault("HF_HOME", str(cache / "hf"))
@@ -47,6 +47,8 @@ def prepare(paths: Paths) -> None:
     os.environ.setdefault("LOGNAME", "hone")
     if not os.environ.get("OMP_NUM_THREADS"):
         os.environ["OMP_NUM_THREADS"] = str(_threads(paths.resume))
+    # The tokenizer's threads; by itself it would count the machine's CPUs.
+    os.environ.setdefault("RAYON_NUM_THREADS", str(allowed_cpus()))
     # One process drives one GPU; more would silently change the batch.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
@@ -69,7 +71,8 @@ def allowed_cpus() -> int:
     return max(1, cpus)
 
 
-def _writable(path: Path) -> Path | None:
+def writable(path: Path) -> Path | None:
+    """The folder, made if need be; None if nothing can be written there."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError:

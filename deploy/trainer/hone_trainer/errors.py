@@ -48,11 +48,28 @@ class NotFinite(TrainerError):
     code = Exit.NOT_FINITE
 
 
-class Stopped(TrainerError):
-    """A stop was asked for; `saved` says whether a checkpoint holds all work."""
+class NotLearning(TrainerError):
+    """Trained tensors whose gradient stays exactly zero; the same spec would do the same again."""
 
-    def __init__(self, source: str, saved: bool) -> None:
-        super().__init__(f"stopped on request ({source})")
+    code = Exit.BAD_SPEC
+
+    def __init__(self, names: list[str], of: int, updates: int, shown: int) -> None:
+        listed = ", ".join(names[:shown]) + (", …" if len(names) > shown else "")
+        super().__init__(
+            f"{len(names)} of {of} trained tensors had a gradient of exactly zero in {updates} updates, so they learn "
+            f"nothing: {listed}; train only what the loss depends on (method.lora.targets, method.freeze.modules)"
+        )
+        self.names = names
+
+
+class Stopped(TrainerError):
+    """A stop was asked for; `saved` says whether a checkpoint of this attempt holds all work."""
+
+    def __init__(self, source: str, saved: bool, why: str | None = None) -> None:
+        parts = [f"stopped on request ({source})"]
+        if not saved:
+            parts.append(f"no checkpoint was saved: {why}" if why else "no checkpoint was saved")
+        super().__init__("; ".join(parts))
         self.source = source
         self.saved = saved
         self.code = Exit.INTERRUPTED if saved else Exit.INTERRUPTED_UNSAVED

@@ -2,13 +2,14 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 
 from hone_trainer.batches import collate
-from hone_trainer.render import IGNORED, Example
+from hone_trainer.loss import Head, Targets
+from hone_trainer.render import Example
 
 
 @dataclass
@@ -47,16 +48,10 @@ class Score:
         return asdict(self)
 
 
-def summed_nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The summed loss of the next-token targets, in fp32."""
-    targets = labels[:, 1:].reshape(-1).to(logits.device)
-    scores = logits[:, :-1].reshape(-1, logits.size(-1)).float()
-    return torch.nn.functional.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
-
-
 def evaluate(
     model,
-    examples: list[Example],
+    head: Head,
+    examples: Sequence[Example],
     pad: int,
     batch: int,
     autocast: Callable[[], contextlib.AbstractContextManager],
@@ -78,20 +73,15 @@ def evaluate(
                     return None
                 rows = examples[start : start + batch]
                 inputs = {name: tensor.to(device) for name, tensor in collate(rows, pad).items()}
-                labels = inputs.pop("labels")
+                targets = Targets.of(inputs.pop("labels"))
                 with autocast():
-                    logits = model(**inputs, use_cache=False).logits
-                _add(score, logits, labels, rows)
+                    nll, correct = head.score(model, inputs, targets)
+                score.nll_sum += nll
+                score.correct += correct
+                score.tokens += len(targets)
+                score.bytes += sum(row.scored_bytes for row in rows)
+                score.rows += len(rows)
     finally:
         model.train(was_training)
     return score
 
-
-def _add(score: Score, logits: torch.Tensor, labels: torch.Tensor, rows: list[Example]) -> None:
-    targets = labels[:, 1:]
-    counted = targets != IGNORED
-    score.nll_sum += summed_nll(logits, labels).item()
-    score.tokens += int(counted.sum())
-    score.correct += int(((logits[:, :-1].argmax(-1) == targets) & counted).sum())
-    score.bytes += sum(row.scored_bytes for row in rows)
-    score.rows += len(rows)

@@ -1,34 +1,58 @@
 """Generates from the package that this file lies in.
 
-Needs torch, transformers and, for an adapter, peft. For an adapter the base
-model is loaded from --base, or else by the name in adapter_config.json.
+Needs torch, transformers and, for an adapter, peft and the base model's
+directory as --base. Nothing is fetched from anywhere. README.md beside this
+file has a command that runs it in a container.
 """
 
 import argparse
 import json
+import os
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 HERE = Path(__file__).resolve().parent
+IMAGE = "hone-trainer:cpu"
+
+
+def container_command(adapter: bool) -> str:
+    """A command line for a host without these libraries, to be typed in the package."""
+    model = (' -v "DIR":/model:ro', " --base /model") if adapter else ("", "")
+    return (
+        'docker run --rm --network none --tmpfs /tmp --user "$(id -u)" -v "$PWD":/package:ro'
+        f"{model[0]} --entrypoint python3 {IMAGE} /package/inference.py{model[1]} 'your prompt'"
+    )
+
+
+def base_of(package: Path, given: str | None) -> str | None:
+    """The base model's directory; None for a full model. ValueError says what to give."""
+    config = package / "adapter_config.json"
+    if not config.exists():
+        return None
+    name = json.loads(config.read_text())["base_model_name_or_path"]
+    base = given or name
+    # A name would be looked up in a public hub, where a stranger may own it.
+    if not Path(base).is_dir():
+        raise ValueError(f"the adapter needs its base model, {name}: give its directory as --base DIR")
+    return base
 
 
 def load(base: str | None):
     """The tuned model and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(HERE)
-    adapter = HERE / "adapter_config.json"
-    if not adapter.exists():
+    if base is None:
         return AutoModelForCausalLM.from_pretrained(HERE, dtype="auto").eval(), tokenizer
     from peft import PeftModel
 
-    name = base or json.loads(adapter.read_text())["base_model_name_or_path"]
-    model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
     return PeftModel.from_pretrained(model, HERE).eval(), tokenizer
 
 
 def generate(model, tokenizer, prompt: str, max_new_tokens: int) -> str:
     """The greedy answer to one prompt, rendered as in training."""
+    import torch
+
     ids = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
     ).to(model.device)
@@ -44,10 +68,20 @@ def main() -> None:
     """Answers the prompts on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prompts", nargs="+")
-    parser.add_argument("--base", help="directory or name of the base model of an adapter")
+    parser.add_argument("--base", metavar="DIR", help="directory of the base model, for an adapter")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     options = parser.parse_args()
-    model, tokenizer = load(options.base)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        base = base_of(HERE, options.base)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        import torch
+
+        model, tokenizer = load(base)
+    except ImportError as error:
+        parser.exit(3, f"{error}; hone's image has all that is needed:\n\n{container_command(base is not None)}\n")
     if torch.cuda.is_available():
         model.to("cuda")
     for prompt in options.prompts:

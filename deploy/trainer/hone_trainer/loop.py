@@ -2,20 +2,27 @@
 
 The Trainer contributes gradients, clipping, optimizer, scheduler and their
 state; what is logged, evaluated and saved, and when to stop, is decided in
-`_maybe_log_save_evaluate`, which it calls at each optimizer step boundary.
+`_maybe_log_save_evaluate`, which it calls at each optimizer step boundary. A
+stop that leaves no time for the rest of an update ends it between micro-batches.
 """
 
 import logging
 import math
+import time
+from collections.abc import Sequence
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from hone_trainer import memory
+from hone_trainer import memory, random_state
 from hone_trainer.batches import EpochLoader
 from hone_trainer.errors import NotFinite
-from hone_trainer.evaluate import summed_nll
-from hone_trainer.meter import Meter
+from hone_trainer.gradients import Watch
+from hone_trainer.grace import Pace
+from hone_trainer.intervals import Intervals
+from hone_trainer.loss import Targets
+from hone_trainer.optimizers import trainer_name
+from hone_trainer.packing import counted, flat
 from hone_trainer.render import IGNORED, Example
 from hone_trainer.session import Session
 from hone_trainer.spec import Train
@@ -37,7 +44,7 @@ def arguments(train: Train, precision: str, max_steps: int, output: str) -> Trai
         weight_decay=train.weight_decay,
         adam_beta1=train.betas[0],
         adam_beta2=train.betas[1],
-        optim="adamw_torch",
+        optim=trainer_name(train),
         lr_scheduler_type=_SCHEDULES[train.schedule],
         warmup_steps=int(warmup),
         max_grad_norm=train.clip_norm,
@@ -58,14 +65,22 @@ def arguments(train: Train, precision: str, max_steps: int, output: str) -> Trai
     )
 
 
-class _CatchUp(TrainerCallback):
-    """Scores a resumed model where a stop left that out: curves have no gap."""
+class _Moments(TrainerCallback):
+    """Moments of training that the Trainer tells of, but leaves no other place for."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, watch: Watch, intervals: Intervals) -> None:
         self._session = session
+        self._watch = watch
+        self._intervals = intervals
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
+        """The gradients of an update are complete, and clipped."""
+        self._watch.before_update()
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Runs once the checkpoint's weights are in place."""
+        """Scores a resumed model where a stop left that out: curves have no gap."""
+        self._intervals.begin(self._session.progress.epoch)
+        # The checkpoint's weights are in place by now.
         if state.global_step > 0 and self._session.owes_evaluation():
             self._session.evaluate_tuned()
 
@@ -73,17 +88,21 @@ class _CatchUp(TrainerCallback):
 class Loop(Trainer):
     """The Trainer with our data order, loss, records and checkpoints."""
 
-    def __init__(self, session: Session, examples: list[Example], precision: str, max_steps: int) -> None:
+    def __init__(self, session: Session, examples: Sequence[Example], precision: str, max_steps: int) -> None:
         train = session.spec.train
         args = arguments(train, precision, max_steps, str(session.paths.output))
         super().__init__(model=session.model, args=args, processing_class=session.tokenizer)
         self.remove_callback(PrinterCallback)
-        self.add_callback(_CatchUp(session))
-        self.compute_loss_func = self._loss
+        self.loss_is_scaled_for_ga = True
         self._session = session
         self._examples = examples
-        self._meter = Meter()
+        self._watch = Watch(session.model)
+        self._intervals = Intervals(session.spec.every)
+        self.add_callback(_Moments(session, self._watch, self._intervals))
+        self._pace = Pace()
         self._handled = -1
+        self._drawn: tuple | None = None
+        self._computed = 0.0
 
     def load_weights(self, checkpoint: str) -> None:
         """The weights of a checkpoint, without training on."""
@@ -91,22 +110,55 @@ class Loop(Trainer):
 
     def get_train_dataloader(self) -> EpochLoader:
         """Our own loader: its order depends on seed and epoch alone."""
-        self._meter.resume()
+        self._session.meter.resume()
         seed, pad = self._session.spec.train.seed, self._session.tokenizer.pad_token_id
-        return EpochLoader(self._examples, self._session.spec.train.micro_batch, seed, pad)
+        return EpochLoader(self._examples, self._session.spec.train.micro_batch, seed, pad, flat(self._session.model))
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device) -> tuple:
+        """The micro-batches of an update; what they are waited for is measured."""
+        with self._session.meter.spending("data_wait"):
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Forward and backward of one micro-batch."""
+        with self._session.meter.spending("compute"):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            if self.accelerator.sync_gradients and torch.cuda.is_available():
+                # Once an update: what follows must not be charged with what the GPU has yet to do.
+                torch.cuda.synchronize()
+        self._computed = time.monotonic()
+        return loss
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
         return sum((batch["labels"][:, 1:] != IGNORED).sum() for batch in batch_samples).to(device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Counts the micro-batch, then lets the Trainer call `_loss`."""
-        self._batch = (inputs["labels"][:, 1:] != IGNORED).sum(), inputs["attention_mask"].sum(), len(inputs["labels"])
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-    def _loss(self, outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
-        nll = summed_nll(outputs.logits, labels)
-        self._meter.add(nll.detach(), *self._batch)
+        """The micro-batch's part of the update's loss, weighted by its tokens."""
+        self._stop_between()
+        self._pace.begin()
+        tokens, samples = counted(inputs)
+        labels = inputs.pop("labels")
+        targets = Targets.of(labels)
+        nll = self._session.head.nll(model, inputs, targets)
+        self._session.meter.add(nll.detach(), len(targets), tokens, samples)
         return nll / num_items_in_batch.clamp(min=1)
+
+    def _stop_between(self) -> None:
+        """Gives up an update that a stop leaves no time for; what came before it is saved."""
+        session = self._session
+        source = session.controls.stop_requested()
+        missing = self.current_gradient_accumulation_steps - self._pace.begun
+        if not source or session.grace.allows(self._pace.seconds_for(missing) + session.save_seconds):
+            return
+        self.model.zero_grad(set_to_none=True)
+        self._session.meter.discard()
+        # Without an update of this attempt there is nothing new to save.
+        if self._drawn is not None and session.saved_step != session.progress.step:
+            random_state.put_back(self._drawn)
+            if self._session.meter.has_steps():
+                self._record(None, None)
+            session.save_in_time(source, self._save_state)
+        raise session.stopped(source)
 
     def _maybe_log_save_evaluate(
         self, tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, learning_rate=None
@@ -115,8 +167,7 @@ class Loop(Trainer):
         if step == self._handled:
             return  # the Trainer calls once more at the end of an epoch
         self._handled = step
-        self._meter.step()
-        self._meter.pause()
+        self._finish_update(learning_rate)
         session, last = self._session, step >= self.state.max_steps
         session.progress.step, session.progress.epoch = step, float(self.state.epoch or 0.0)
         stop = session.controls.stop_requested()
@@ -125,27 +176,40 @@ class Loop(Trainer):
             self._record(grad_norm, learning_rate)
         if not last and not stop and session.evaluates_at(step):
             session.evaluate_tuned()
+            self._watch.rearm()
             stop = session.controls.stop_requested()
             reason = reason or stop
         if reason:
-            if self._meter.has_steps():
+            if self._session.meter.has_steps():
                 # The counters in a checkpoint are those of its step.
                 self._record(grad_norm, learning_rate)
-            session.save_checkpoint(reason, self._save_state)
+            session.save_in_time(reason, self._save_state)
+            self._intervals.saved()
         if stop and not last:
             self.control.should_training_stop = True
-        self._meter.resume()
+        self._drawn = random_state.take()
+        self._session.meter.resume()
+
+    def _finish_update(self, learning_rate: float | None) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        session, skipped = self._session, self.accelerator.optimizer_step_was_skipped
+        session.meter.spent("optimizer", time.monotonic() - self._computed)
+        session.meter.step()
+        session.meter.pause()
+        self._pace.end_update()
+        session.progress.skipped_steps += skipped
+        self._watch.after_update(learning_rate or 0.0, skipped)
 
     def _reason_to_save(self, last: bool, stop: str | None) -> str | None:
         asked = self._session.controls.take_checkpoint_request()
         if last:
             return "final"
-        every = self._session.spec.every_steps
-        due = every and self.state.global_step % every == 0
+        due = self._intervals.due(self.state.global_step, self.state.epoch or 0.0, self._session.save_seconds)
         return stop or asked or ("periodic" if due else None)
 
     def _record(self, grad_norm, learning_rate: float | None) -> None:
-        sums = self._meter.drain()
+        sums = self._session.meter.drain()
         progress = self._session.progress
         progress.tokens_seen += sums.pop("tokens")
         progress.samples_seen += sums.pop("samples")
@@ -153,6 +217,9 @@ class Loop(Trainer):
         values = {**sums, "tokens_seen": progress.tokens_seen, "samples_seen": progress.samples_seen}
         values["learning_rate"] = learning_rate
         values["grad_norm"] = None if grad_norm is None else float(grad_norm)
+        if self.accelerator.scaler is not None:
+            values["skipped_steps"] = progress.skipped_steps
+            values["loss_scale"] = self.accelerator.scaler.get_scale()
         values |= memory.peaks()
         self._session.record("train", {name: value for name, value in values.items() if value is not None})
         self._session.last_loss = values["loss"]

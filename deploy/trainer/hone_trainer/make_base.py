@@ -1,6 +1,6 @@
 """Makes a tiny base model from nothing: tokenizer, weights, a minute of training.
 
-    python -m hone_trainer.make_base OUT_DIR [--steps 300] [--seed 0]
+    python -m hone_trainer.make_base OUT_DIR [--steps 200] [--seed 0]
 
 A Llama-style decoder that reads the made-up world of `corpus`. The same seed,
 step count and thread count give the same bytes. `--steps 0` leaves it random.
@@ -141,7 +141,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the directory to write")
-    parser.add_argument("--steps", type=int, default=300, help="training steps; 0 leaves the model random")
+    parser.add_argument("--steps", type=int, default=200, help="training steps; 0 leaves the model random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hidden", type=int, default=192, help="width, a multiple of 32")
     parser.add_argument("--layers", type=int, default=4)

@@ -1,24 +1,35 @@
 """How much memory training takes, measured rather than guessed."""
 
-import resource
+from collections.abc import Sequence
 
 import torch
 
-from hone_trainer.batches import collate
-from hone_trainer.evaluate import summed_nll
+from hone_trainer.batches import collate, longest
+from hone_trainer.loss import Targets
+from hone_trainer.packing import counted, flat
 from hone_trainer.render import Example
 from hone_trainer.session import Session
+from hone_trainer.weights import LoadPeak, host_peak
 
 
 def peaks() -> dict[str, int]:
     """The highest use so far: of this process, and on the GPU if there is one."""
-    found = {"host_mem_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    found = {"host_mem_peak_bytes": host_peak()}
     if torch.cuda.is_available():
         found["gpu_mem_peak_bytes"] = torch.cuda.max_memory_allocated()
     return found
 
 
-def probe(session: Session, examples: list[Example]) -> None:
+def report_load(session: Session, peak: LoadPeak) -> None:
+    """What the load took at its highest, beside what of it stays."""
+    tensors = [*session.model.parameters(), *session.model.buffers()]
+    kept = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    text = f"the model takes {kept / 1e6:.0f} MB; loading it took {peak.host_bytes / 1e6:.0f} MB of RAM at most"
+    fields = {"model_bytes": kept, "load_host_peak_bytes": peak.host_bytes, "seconds": round(peak.seconds, 3)}
+    session.notice("info", "model_loaded", text, **fields, **peaks())
+
+
+def probe(session: Session, examples: Sequence[Example]) -> None:
     """One forward and backward pass over the longest rows, before the first step.
 
     Too large a micro-batch fails here and not hours later, when the long rows
@@ -26,14 +37,16 @@ def probe(session: Session, examples: list[Example]) -> None:
     first steps is higher by that. Weights and random state stay as they were.
     """
     model, spec = session.model, session.spec.train
-    rows = sorted(examples, key=lambda example: len(example.ids))[-spec.micro_batch :]
+    rows = longest(examples, spec.micro_batch)
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        inputs = {name: tensor.to(device) for name, tensor in collate(rows, session.tokenizer.pad_token_id).items()}
+        batch = collate(rows, session.tokenizer.pad_token_id, flat(model))
+        counted(batch)
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
         labels = inputs.pop("labels")
         model.train()
         with session.autocast():
-            loss = summed_nll(model(**inputs, use_cache=False).logits, labels)
+            loss = session.head.nll(model, inputs, Targets.of(labels))
         loss.backward()
         model.zero_grad(set_to_none=True)
     shape = f"{labels.shape[0]} rows of {labels.shape[1]} tokens"

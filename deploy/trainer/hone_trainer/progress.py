@@ -1,10 +1,11 @@
 """What a checkpoint carries beside Hugging Face's files: hone_state.json."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from hone_trainer.contract import MANIFEST, encode, verify_checkpoint, write_durably
+from hone_trainer.contract import MANIFEST, encode, restored, verify_checkpoint, write_durably
 from hone_trainer.errors import MissingInput, SpecError
 
 STATE_FILE = "hone_state.json"
@@ -22,6 +23,7 @@ class Progress:
     tokens_seen: int = 0
     samples_seen: int = 0
     train_seconds: float = 0.0
+    skipped_steps: int = 0
     threads: int = 0
     precision: str = ""
     torch: str = ""
@@ -44,7 +46,16 @@ class Progress:
             known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         except (OSError, ValueError, TypeError) as error:
             raise MissingInput(f"cannot resume from {directory}: {error}") from error
-        return cls(**known)
+        progress = cls(**known)
+        # Sums and losses: numbers only, of which JSON holds some as words.
+        progress.base, progress.best = _numbers(progress.base), _numbers(progress.best)
+        if progress.best is not None and not math.isfinite(progress.best["eval_loss"]):
+            progress.best = None
+        return progress
+
+    def is_better(self, loss: float) -> bool:
+        """Whether an evaluation loss beats the best so far; what is not finite never does."""
+        return math.isfinite(loss) and (self.best is None or loss < self.best["eval_loss"])
 
     def require_lineage(self, lineage: dict) -> None:
         """Refuses to continue what would not be the same training."""
@@ -58,6 +69,11 @@ class Progress:
         """Refuses to continue on other data, or the same in another order."""
         if data_digest != self.data_digest:
             raise SpecError("cannot resume: the training data differs from the checkpoint's")
+
+
+def _numbers(values: dict | None) -> dict | None:
+    """Values of a mapping that `encode` wrote: nan, inf and -inf are numbers again."""
+    return None if values is None else {name: restored(value) for name, value in values.items()}
 
 
 def threads_of(directory: Path) -> int | None:

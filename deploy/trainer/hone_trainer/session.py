@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +13,12 @@ from hone_trainer.contract import MANIFEST, CheckpointStage, Controls, MetricsWr
 from hone_trainer.errors import Stopped, writing_to
 from hone_trainer.evaluate import Score, evaluate
 from hone_trainer.facts import facts
+from hone_trainer.grace import Grace
+from hone_trainer.loading import as_on_disk
+from hone_trainer.loss import Head
+from hone_trainer.meter import PARTS, Meter
 from hone_trainer.progress import Progress
+from hone_trainer.quantise import require_trainable
 from hone_trainer.render import Example
 from hone_trainer.spec import Spec
 
@@ -31,10 +37,16 @@ class Session:
         self.controls = controls
         self.progress = Progress()
         self.model = None
+        self.head: Head | None = None
         self.tokenizer = None
-        self.held_out: list[Example] = []
+        self.held_out: Sequence[Example] = ()
         self.precision = "fp32"
         self.last_checkpoint: str | None = None
+        self.saved_step: int | None = None
+        self.save_seconds = 0.0
+        self.meter = Meter()
+        self.grace = Grace(paths.grace, controls)
+        self._unsaved: str | None = None
         self.package: str | None = None
         self.last_loss: float | None = None
         self.tuned: Score | None = None
@@ -44,7 +56,7 @@ class Session:
     @property
     def kind(self) -> str:
         """What checkpoints and packages hold: an adapter, or the full weights."""
-        return "adapter" if self.spec.method == "lora" else "full"
+        return "adapter" if self.spec.method.adapter else "full"
 
     def wall_seconds(self) -> float:
         """Since this attempt began."""
@@ -57,6 +69,8 @@ class Session:
         started = time.monotonic()
         yield
         seconds = round(time.monotonic() - started, 3)
+        if name in PARTS:
+            self.meter.spent(name, seconds)
         self.metrics.write("phase", self.progress.step, name=name, state="end", duration_s=seconds)
         log.info("%s took %.1f s", name, seconds)
 
@@ -64,8 +78,11 @@ class Session:
         """Ends the attempt if a stop was asked for."""
         source = self.controls.stop_requested()
         if source:
-            # Training stops at a checkpoint or at its end, which is one too.
-            raise Stopped(source, saved=self.last_checkpoint is not None)
+            raise self.stopped(source)
+
+    def stopped(self, source: str) -> Stopped:
+        """The ending that a stop gives, as things are now."""
+        return Stopped(source, saved=self.saved_step == self.progress.step, why=self._unsaved)
 
     def notice(self, level: str, code: str, message: str, **fields: object) -> None:
         """Something that the user should know, in the metrics and in the log."""
@@ -93,14 +110,18 @@ class Session:
         """Scores the held-out rows with the base or the tuned weights."""
         adapter_off = self.model.disable_adapter() if base and self.kind == "adapter" else contextlib.nullcontext()
         with adapter_off:
-            return evaluate(
+            score = evaluate(
                 self.model,
+                self.head,
                 self.held_out,
                 pad=self.tokenizer.pad_token_id,
                 batch=self.spec.train.micro_batch,
                 autocast=self.autocast,
                 interrupted=lambda: self.controls.stop_requested() is not None,
             )
+        if self.spec.method.quant:
+            require_trainable(self.model)
+        return score
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The precision of the spec, for what runs outside the training loop."""
@@ -132,9 +153,20 @@ class Session:
         self.tuned = score
         self.progress.evaluated = self.progress.step
         self.record("eval", score.values(), model="tuned")
-        best = self.progress.best
-        if best is None or score.loss() < best["eval_loss"]:
-            self.progress.best = {"step": self.progress.step, "eval_loss": score.loss()}
+        loss = score.loss()
+        if self.progress.is_better(loss):
+            self.progress.best = {"step": self.progress.step, "eval_loss": loss}
+        if not math.isfinite(loss):
+            self.notice("warning", "eval_not_finite", f"the evaluation loss is {loss}")
+
+    def save_in_time(self, reason: str, save_state: Callable[[str], None]) -> None:
+        """Saves, unless a stop leaves less time than the save before took."""
+        if self.grace.allows(self.save_seconds):
+            self.save_checkpoint(reason, save_state)
+            return
+        left = self.grace.left()
+        self._unsaved = f"{left:.1f} s were left, and the save before took {self.save_seconds:.1f} s"
+        self.notice("warning", "not_saved", self._unsaved)
 
     def save_checkpoint(self, reason: str, save_state: Callable[[str], None]) -> None:
         """Saves everything that a continuation needs, then says so."""
@@ -145,7 +177,8 @@ class Session:
             save_state(str(stage.path))
             self.progress.save(stage.path)
             final = stage.commit(**self.manifest_facts())
-        self.last_checkpoint = str(final)
+        self.last_checkpoint, self.saved_step = str(final), self.progress.step
+        self.save_seconds = time.monotonic() - started
         self.metrics.write(
             "checkpoint",
             self.progress.step,
@@ -153,16 +186,18 @@ class Session:
             kind=self.kind,
             bytes=stage.bytes,
             reason=reason,
-            duration_s=time.monotonic() - started,
+            duration_s=self.save_seconds,
             manifest=str(final / MANIFEST),
         )
         self.metrics.sync()
 
     def save_weights(self, directory: Path) -> None:
         """Weights (or the adapter) and the tokenizer, under Hugging Face's names."""
-        # Whether embeddings were resized would be looked up on the network.
-        extra = {"save_embedding_layers": False} if self.kind == "adapter" else {}
-        self.model.save_pretrained(directory, **extra)
+        if self.kind == "adapter":
+            # Whether embeddings were resized would be looked up on the network.
+            self.model.save_pretrained(directory, save_embedding_layers=False)
+        else:
+            self.model.save_pretrained(directory, state_dict=as_on_disk(self.model, self.paths.model))
         self.tokenizer.save_pretrained(directory)
         (directory / "README.md").unlink(missing_ok=True)
 

@@ -1,32 +1,29 @@
 """One attempt from inputs to package, phase by phase."""
 
-import hashlib
 import logging
 
 from hone_trainer.batches import steps_per_epoch
-from hone_trainer.errors import DataError, SpecError, Stopped, writing_to
+from hone_trainer.data.preload import preloaded, to_come
+from hone_trainer.data.prepare import Prepared, prepare
+from hone_trainer.data.store import Rows
+from hone_trainer.errors import SpecError, writing_to
 from hone_trainer.export import export
+from hone_trainer.loading import load_model, parameter_counts
 from hone_trainer.loop import Loop
-from hone_trainer.memory import probe
-from hone_trainer.model import (
-    add_adapter,
-    end_tokens,
-    load_model,
-    load_tokenizer,
-    parameter_counts,
-    resolve_precision,
-)
+from hone_trainer.loss import Head
+from hone_trainer.memory import probe, report_load
+from hone_trainer.model import end_tokens, load_tokenizer, resolve_precision
+from hone_trainer.packing import Packs, require_apart
 from hone_trainer.progress import Progress
-from hone_trainer.render import Example, Renderer, prepare_tokenizer
-from hone_trainer.rows import Channel
+from hone_trainer.render import Example, prepare_tokenizer
 from hone_trainer.session import Session
-from hone_trainer.spec import Spec
-from hone_trainer.split import Split
+from hone_trainer.spec import Spec, Train
+from hone_trainer.weights import LoadPeak
 
 log = logging.getLogger(__name__)
 
 
-def run(session: Session, channels: list[Channel], split: Split, resumed: Progress | None) -> None:
+def run(session: Session, resumed: Progress | None) -> None:
     """Trains, evaluates and exports; raises Stopped when asked to stop."""
     import torch
     from transformers import set_seed
@@ -34,8 +31,9 @@ def run(session: Session, channels: list[Channel], split: Split, resumed: Progre
     spec, paths = session.spec, session.paths
     session.precision = resolve_precision(spec.train.precision)
     with session.phase("load_data"):
-        examples = _examples(session, split)
-    data_digest = digest(examples)
+        data = _examples(session)
+    examples = packed(data.train, spec.train) if spec.train.packing else data.train
+    data_digest = examples.digest()
     if resumed is not None:
         resumed.require_data(data_digest)
         session.progress = resumed
@@ -43,10 +41,13 @@ def run(session: Session, channels: list[Channel], split: Split, resumed: Progre
 
     with session.phase("load_model"):
         set_seed(spec.train.seed)
-        session.model = load_model(paths.model, spec, session.precision)
-        if session.kind == "adapter":
-            session.model = add_adapter(session.model, spec)
-    _check_fit(session, examples)
+        with LoadPeak() as peak:
+            session.model = load_model(paths.model, spec, session.precision)
+    report_load(session, peak)
+    _check_fit(session, data)
+    _choose_loss(session, data.train[0])
+    if spec.train.packing:
+        require_apart(session.model, data.train[0].ids, session.autocast)
     progress = session.progress
     if resumed is not None:
         _notice_changes(session)
@@ -58,60 +59,34 @@ def run(session: Session, channels: list[Channel], split: Split, resumed: Progre
 
     if session.held_out and spec.evaluate_base and progress.base is None:
         session.evaluate_base()
-    _train(session, examples, resumed)
+    _train(session, data, examples, resumed)
     if session.held_out:
         session.evaluate_tuned()
     session.stop_if_asked()
     if spec.export:
         with session.phase("export"), writing_to(paths.output):
-            session.package = str(export(session, channels, split, len(examples)))
+            session.package = str(export(session, data.channels, data.split, len(data.train)))
 
 
-def _examples(session: Session, split: Split) -> list[Example]:
-    """Tokenised train rows; sets tokenizer and held-out rows; reports losses."""
-    spec, model_dir = session.spec, session.paths.model
-    tokenizer = load_tokenizer(model_dir, spec.trust_remote_code)
+def _examples(session: Session) -> Prepared:
+    """The tokenised rows; sets tokenizer and held-out rows, and reports what is wrong with the data."""
+    spec, paths = session.spec, session.paths
+    tokenizer = load_tokenizer(paths.model, spec.trust_remote_code)
     prepare_tokenizer(tokenizer, spec.data.template)
     session.tokenizer = tokenizer
-    ends = end_tokens(model_dir, tokenizer)
-
-    def render(rows: list, name: str) -> list[Example]:
-        renderer = Renderer(tokenizer, ends, spec.data.loss_on, spec.train.seq_len, spec.data.overlong)
-        found = renderer.render_all(rows)
-        for code, count in sorted(renderer.counts.items()):
-            session.notice("warning", code, f"{count} of {len(rows)} rows in {name}: {_MEANING[code]}")
-        return found
-
-    examples = render(split.train, "train")
-    session.held_out = render(split.held_out, "eval")
-    if split.empty:
-        session.notice("warning", "empty_rows", f"{split.empty} rows without text or answer were left out")
-    if split.overlap:
-        session.notice("warning", "overlap", f"{split.overlap} train rows equal to an evaluation row were left out")
-    if not examples:
-        raise DataError("no train row has a token to learn within seq_len")
-    if split.held_out and not session.held_out:
-        raise DataError("no evaluation row has a token to score within seq_len")
-    log.info("%d train rows, %d held out", len(examples), len(session.held_out))
-    return examples
+    ends = end_tokens(paths.model, tokenizer)
+    data = prepare(spec, paths, tokenizer, ends, session.stop_if_asked, session.notice)
+    session.held_out = data.held_out
+    log.info("%d train rows, %d held out", len(data.train), len(data.held_out))
+    return data
 
 
-_MEANING = {
-    "template_mismatch": "the chat template does not let the answers be found; left out",
-    "overlong_dropped": "longer than seq_len; left out",
-    "overlong_truncated": "longer than seq_len; cut",
-    "fully_masked": "nothing to learn within seq_len; left out",
-}
-
-
-def digest(examples: list[Example]) -> str:
-    """Names the tokenised data: its order, its ids and its masks."""
-    state = hashlib.sha256()
-    for example in examples:
-        state.update(len(example.ids).to_bytes(4, "little"))
-        state.update(example.ids.tobytes())
-        state.update(example.labels.tobytes())
-    return state.hexdigest()
+def packed(rows: Rows, train: Train) -> Packs:
+    """The rows, several to a sequence."""
+    packs = Packs(rows, train.seq_len, train.seed)
+    share = 100 * packs.full()
+    log.info("%d rows in %d sequences of %d tokens, %.1f%% full", len(rows), len(packs), train.seq_len, share)
+    return packs
 
 
 def max_steps(spec: Spec, rows: int) -> int:
@@ -126,18 +101,25 @@ def max_steps(spec: Spec, rows: int) -> int:
     return min(limits)
 
 
-def _check_fit(session: Session, examples: list[Example]) -> None:
+def _check_fit(session: Session, data: Prepared) -> None:
     """Whether the tokens fit the model; on a GPU a misfit would be a crash."""
     rows = session.model.get_input_embeddings().weight.shape[0]
-    highest = max(max(example.ids) for example in [*examples, *session.held_out])
-    if highest >= rows:
-        raise SpecError(f"the tokenizer gives token {highest}, but the model knows {rows} tokens")
-    longest = max(len(example.ids) for example in [*examples, *session.held_out])
+    if data.highest >= rows:
+        raise SpecError(f"the tokenizer gives token {data.highest}, but the model knows {rows} tokens")
     window = getattr(session.model.config, "max_position_embeddings", None)
-    if window and longest > window:
+    if window and data.longest > window:
         session.notice(
-            "warning", "beyond_window", f"rows of up to {longest} tokens exceed the model's {window} positions"
+            "warning", "beyond_window", f"rows of up to {data.longest} tokens exceed the model's {window} positions"
         )
+
+
+def _choose_loss(session: Session, example: Example) -> None:
+    """The loss without all logits, unless this model does something of its own with them."""
+    session.head = Head(session.model)
+    why = session.head.settle(session.model, example.ids, session.autocast)
+    if why:
+        session.notice("warning", "plain_loss", f"the loss takes all logits at once: {why}")
+    log.info("the loss is %s", session.head.way)
 
 
 def _notice_changes(session: Session) -> None:
@@ -176,7 +158,7 @@ def _announce(session: Session, resumed: Progress | None) -> None:
         log.info("resumed from step %d", progress.step)
 
 
-def _train(session: Session, examples: list[Example], resumed: Progress | None) -> None:
+def _train(session: Session, data: Prepared, examples: Rows | Packs, resumed: Progress | None) -> None:
     progress = session.progress
     loop = Loop(session, examples, session.precision, progress.max_steps)
     source = str(session.paths.resume) if resumed else None
@@ -186,7 +168,9 @@ def _train(session: Session, examples: list[Example], resumed: Progress | None) 
             loop.load_weights(source)
         else:
             probe(session, examples)
-            loop.train(resume_from_checkpoint=source)
+            stores, choice = [data.train.store, data.held_out.store], session.spec.data.preload
+            with preloaded(stores, choice, to_come(session.model), session.notice):
+                loop.train(resume_from_checkpoint=source)
     if progress.step < progress.max_steps:
-        raise Stopped(session.controls.stop_requested() or "unknown", saved=True)
+        raise session.stopped(session.controls.stop_requested() or "unknown")
     session.stop_if_asked()

@@ -4,12 +4,14 @@ import math
 import unittest
 
 import torch
+from training import summed_nll
 
 from hone_trainer.batches import EpochBatches, collate, steps_per_epoch
-from hone_trainer.errors import DataError
-from hone_trainer.evaluate import evaluate, summed_nll
+from hone_trainer.data.problems import BadRow
+from hone_trainer.evaluate import evaluate
+from hone_trainer.loss import Head
 from hone_trainer.make_base import new_model, train_tokenizer
-from hone_trainer.render import IGNORED, Example, Renderer, prepare_tokenizer
+from hone_trainer.render import IGNORED, TODAY, Example, Rendered, Renderer, prepare_tokenizer
 from hone_trainer.rows import Row
 
 CHATML = (
@@ -41,59 +43,107 @@ class Rendering(unittest.TestCase):
         rules = {"ends": set(), "loss_on": "answers", "seq_len": 512, "overlong": "truncate", **changes}
         return Renderer(self.tokenizer, **rules)
 
+    def kinds(self, found: Rendered) -> list[str]:
+        return [kind for kind, _ in found.kinds]
+
     def learned(self, example: Example) -> str:
-        return self.tokenizer.decode([label for label in example.labels if label != IGNORED])
+        return self.tokenizer.decode([int(label) for label in example.labels if label != IGNORED])
 
     def whole(self, example: Example) -> str:
-        return self.tokenizer.decode(list(example.ids))
+        return self.tokenizer.decode([int(token) for token in example.ids])
 
     def test_without_a_template_prompt_and_answer_are_lines(self) -> None:
-        example = self.renderer().render(conversation("the cat", "a dog"))
+        example = self.renderer().render(conversation("the cat", "a dog")).example
         self.assertEqual(self.whole(example), "the cat\na dog<eos>")
         self.assertEqual(self.learned(example), "a dog<eos>")
         self.assertEqual(example.scored_bytes, len("a dog<eos>"))
 
     def test_with_a_template_every_answer_is_learned_with_its_end(self) -> None:
-        example = self.renderer(CHATML).render(conversation("the cat", "a dog", "and", "an answer"))
+        example = self.renderer(CHATML).render(conversation("the cat", "a dog", "and", "an answer")).example
         self.assertEqual(self.learned(example), "a dog<eos>an answer<eos>")
         self.assertEqual(example.ids[-1], self.tokenizer.eos_token_id)
 
+    def test_a_template_that_prints_the_date_prints_the_same_one_on_every_day(self) -> None:
+        renderer = self.renderer("{{ strftime_now('%Y') }} " + CHATML)
+        found = renderer.render(conversation("the cat", "a dog"))
+        self.assertEqual(self.kinds(found), [])
+        self.assertEqual(self.whole(found.example)[:4], str(TODAY.year))
+
     def test_a_template_that_opens_answers_otherwise_keeps_the_row(self) -> None:
         renderer = self.renderer(REWRITING)
-        example = renderer.render(conversation("the cat", "a dog"))
-        self.assertEqual(self.learned(example), "<|assistant|>a dog<eos>")
-        self.assertFalse(renderer.counts)
+        found = renderer.render(conversation("the cat", "a dog"))
+        self.assertEqual(self.learned(found.example), "<|assistant|>a dog<eos>")
+        self.assertEqual(self.kinds(found), [])
 
     def test_loss_on_all_learns_the_prompt_too(self) -> None:
-        example = self.renderer(loss_on="all").render(conversation("the cat", "a dog"))
+        example = self.renderer(loss_on="all").render(conversation("the cat", "a dog")).example
         self.assertEqual(self.learned(example), "the cat\na dog<eos>")
 
     def test_text_is_learned_whole_and_ended(self) -> None:
-        example = self.renderer().render(Row(text="the dog"))
+        example = self.renderer().render(Row(text="the dog")).example
         self.assertEqual(self.learned(example), "the dog<eos>")
 
     def test_a_trailing_question_is_cut_off(self) -> None:
-        example = self.renderer(CHATML).render(conversation("the cat", "a dog", "and"))
+        example = self.renderer(CHATML).render(conversation("the cat", "a dog", "and")).example
         self.assertEqual(self.whole(example), "<|user|>the cat<eos>\n<|assistant|>a dog<eos>")
 
     def test_a_row_that_is_too_long_is_cut_dropped_or_refused(self) -> None:
         row = conversation("the cat", "a dog " * 50)
         cut = self.renderer(seq_len=20).render(row)
-        self.assertEqual(len(cut.ids), 20)
-        dropping = self.renderer(seq_len=20, overlong="drop")
-        self.assertIsNone(dropping.render(row))
-        self.assertEqual(dropping.counts["overlong_dropped"], 1)
-        with self.assertRaises(DataError):
-            self.renderer(seq_len=20, overlong="error").render(row)
+        self.assertEqual(len(cut.example.ids), 20)
+        self.assertEqual(self.kinds(cut), ["overlong_truncated", "no_stop"])
+        for overlong, kind in (("drop", "overlong_dropped"), ("error", "overlong")):
+            found = self.renderer(seq_len=20, overlong=overlong).render(row)
+            self.assertIsNone(found.example)
+            self.assertEqual(self.kinds(found), [kind])
 
     def test_a_row_whose_answer_is_cut_away_is_counted(self) -> None:
-        renderer = self.renderer(seq_len=8)
-        self.assertIsNone(renderer.render(conversation("the cat " * 50, "a dog")))
-        self.assertEqual(renderer.counts["fully_masked"], 1)
+        found = self.renderer(seq_len=8).render(conversation("the cat " * 50, "a dog"))
+        self.assertIsNone(found.example)
+        self.assertEqual(self.kinds(found), ["fully_masked"])
 
-    def test_a_template_that_refuses_a_row_is_a_data_error(self) -> None:
-        with self.assertRaises(DataError):
-            self.renderer("{{ raise_exception('no') }}").render(conversation("the cat", "a dog"))
+    def test_a_template_that_refuses_a_row_names_its_reason(self) -> None:
+        with self.assertRaisesRegex(BadRow, "only cats") as caught:
+            self.renderer("{{ raise_exception('only cats') }}").render(conversation("the cat", "a dog"))
+        self.assertEqual(caught.exception.kind, "template_refuses")
+
+    def test_answers_that_a_template_hides_are_a_mismatch(self) -> None:
+        with self.assertRaises(BadRow) as caught:
+            self.renderer("the cat{% if messages|length > 1 %}x{% endif %}y").render(conversation("the cat", "a dog"))
+        self.assertEqual(caught.exception.kind, "template_mismatch")
+
+    def test_a_template_without_an_end_gets_one_and_it_is_counted(self) -> None:
+        found = self.renderer(CHATML.replace("<eos>", "")).render(conversation("the cat", "a dog"))
+        self.assertEqual(found.example.ids[-1], self.tokenizer.eos_token_id)
+        self.assertEqual(self.kinds(found), ["stop_appended"])
+
+    def test_the_last_answer_alone_can_be_learned(self) -> None:
+        row = conversation("the cat", "a dog", "and", "an answer")
+        example = self.renderer(CHATML, loss_on="last_answer").render(row).example
+        self.assertEqual(self.learned(example), "an answer<eos>")
+        self.assertEqual(self.learned(self.renderer(CHATML).render(row).example), "a dog<eos>an answer<eos>")
+
+    def test_a_system_prompt_of_the_spec_is_seen_and_not_learned(self) -> None:
+        example = self.renderer(CHATML, system="and").render(conversation("the cat", "a dog")).example
+        self.assertTrue(self.whole(example).startswith("<|system|>and<eos>"))
+        self.assertEqual(self.learned(example), "a dog<eos>")
+
+    def test_chatml_takes_the_place_of_the_models_template(self) -> None:
+        self.tokenizer.chat_template = "none of this"
+        prepare_tokenizer(self.tokenizer, "chatml")
+        renderer = Renderer(self.tokenizer, set(), "answers", 512, "truncate")
+        example = renderer.render(conversation("the cat", "a dog")).example
+        self.assertTrue(self.whole(example).startswith("<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n"))
+        self.assertEqual(example.ids[-1], self.tokenizer.eos_token_id)
+
+    def test_many_at_once_are_what_each_is_alone(self) -> None:
+        renderer = self.renderer(CHATML)
+        rows = [conversation("the cat", "a dog"), Row(text="the dog"), conversation("and", "an answer")]
+        together = renderer.encode([renderer.text(row) for row in rows])
+        for row, found in zip(rows, together, strict=True):
+            alone = renderer.render(row)
+            self.assertEqual(found.example.ids.tolist(), alone.example.ids.tolist())
+            self.assertEqual(found.example.labels.tolist(), alone.example.labels.tolist())
 
 
 class Batching(unittest.TestCase):
@@ -125,7 +175,8 @@ class Scoring(unittest.TestCase):
         tokenizer = train_tokenizer(["the cat"])
         model = new_model(tokenizer, hidden=32, layers=1)
         rows = [Example(list(range(2, 2 + n)), [IGNORED] * 2 + list(range(4, 2 + n)), n) for n in (3, 9, 5, 7, 4)]
-        scores = [evaluate(model, rows, 0, size, torch.no_grad, lambda: False) for size in (1, 2, 5)]
+        head = Head(model)
+        scores = [evaluate(model, head, rows, 0, size, torch.no_grad, lambda: False) for size in (1, 2, 5)]
         one_by_one = sum(
             float(summed_nll(model(torch.tensor([row.ids])).logits, torch.tensor([row.labels]))) for row in rows
         )
@@ -137,13 +188,14 @@ class Scoring(unittest.TestCase):
     def test_an_interruption_gives_no_score(self) -> None:
         tokenizer = train_tokenizer(["the cat"])
         model = new_model(tokenizer, hidden=32, layers=1)
-        self.assertIsNone(evaluate(model, [Example([1, 2], [1, 2], 1)], 0, 1, torch.no_grad, lambda: True))
+        rows = [Example([1, 2], [1, 2], 1)]
+        self.assertIsNone(evaluate(model, Head(model), rows, 0, 1, torch.no_grad, lambda: True))
 
     def test_evaluation_leaves_random_state_and_mode_alone(self) -> None:
         tokenizer = train_tokenizer(["the cat"])
         model = new_model(tokenizer, hidden=32, layers=1).train()
         before = torch.get_rng_state()
-        evaluate(model, [Example([1, 2], [1, 2], 1)], 0, 1, torch.no_grad, lambda: False)
+        evaluate(model, Head(model), [Example([1, 2], [1, 2], 1)], 0, 1, torch.no_grad, lambda: False)
         self.assertTrue(torch.equal(before, torch.get_rng_state()))
         self.assertTrue(model.training)
 

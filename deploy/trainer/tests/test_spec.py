@@ -28,8 +28,8 @@ def changed(path: str, value: object) -> dict:
 class Parsing(unittest.TestCase):
     def test_defaults_fill_a_small_spec(self) -> None:
         parsed = spec.parse(SMALL)
-        self.assertEqual((parsed.method, parsed.data.format, parsed.export), ("lora", "auto", ("adapter",)))
-        self.assertEqual((parsed.lora.r, parsed.lora.alpha), (16, 32.0))
+        self.assertEqual((parsed.method.kind, parsed.data.format, parsed.export), ("lora", "auto", ("adapter",)))
+        self.assertEqual((parsed.method.lora.r, parsed.method.lora.alpha), (16, 32.0))
         self.assertEqual(len(parsed.digest), 64)
 
     def test_unknown_keys_are_additions_to_come(self) -> None:
@@ -54,8 +54,22 @@ class Parsing(unittest.TestCase):
             ("train.gradient_checkpointing", "yes"),
             ("method.type", "qlora"),
             ("method.lora.targets", []),
+            ("method.lora.dora", 1),
+            ("method.freeze", {"last_layers": 1}),
+            ("method", {"type": "freeze"}),
+            ("method", {"type": "freeze", "freeze": {"last_layers": 1, "modules": ["x"]}}),
+            ("method", {"type": "full", "quant": {"bits": 4}}),
+            ("method.quant.bits", 5),
+            ("method.quant.type", "int4"),
+            ("train.optimizer.bits", 16),
+            ("train.optimizer", {"name": "adafactor", "bits": 8}),
+            ("checkpoint", {"auto": True, "every_steps": 5}),
+            ("checkpoint.every_minutes", 0),
             ("method.lora.dropout", 1.0),
             ("data.format", "csv"),
+            ("data.bad_rows", "ignore"),
+            ("data.preload", "tmpfs"),
+            ("train.packing", "yes"),
             ("data.eval", {"channel": "test"}),
             ("data.eval", {"fraction": 1.0}),
             ("data", []),
@@ -86,6 +100,8 @@ class Lineage(unittest.TestCase):
             ("checkpoint.every_steps", 3),
             ("log_level", "debug"),
             ("train.gradient_checkpointing", True),
+            ("data.bad_rows", "skip"),
+            ("data.preload", "memory"),
             ("spec_digest", "x"),
         ):
             with self.subTest(path):
@@ -100,7 +116,12 @@ class Lineage(unittest.TestCase):
             ("model.digest", "x"),
             ("method.type", "full"),
             ("method.lora.targets", ["q_proj"]),
+            ("method.lora.dora", True),
+            ("method.quant", {"bits": 8}),
+            ("train.optimizer.name", "adafactor"),
             ("data.loss_on", "all"),
+            ("data.system", "s"),
+            ("train.packing", True),
         ):
             with self.subTest(path):
                 self.assertFalse(self.continues(changed(path, value)))

@@ -4,6 +4,8 @@
 
 #![cfg(test)]
 
+mod compat;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +15,9 @@ const FILES: [&str; 7] = ["common", "enrol", "inventory", "link", "bulk", "manif
 
 /// Views that `-o json` prints: they serialise as they are.
 const SERIALISED: [&str; 2] = ["hone/v1/operator.proto", "hone/v1/inventory.proto"];
+
+/// Messages that carry a secret: their `Debug` is written by hand (`src/wire/secrets.rs`) and leaves it out.
+const SECRET: [&str; 2] = [".hone.v1.EnrolRequest", ".hone.v1.TokenReply"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -28,6 +33,7 @@ fn generate(out: &Path) -> Vec<u8> {
         .out_dir(out)
         .bytes(".hone.v1.UploadFrame.data")
         .bytes(".hone.v1.DownloadFrame.data")
+        .skip_debug(SECRET)
         .btree_map(".");
     for file in descriptors.file.iter().filter(|f| SERIALISED.contains(&f.name())) {
         for message in &file.message_type {

@@ -12,6 +12,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
+use tracing::Instrument as _;
 
 use super::place::Place;
 use super::send::joined;
@@ -192,7 +193,7 @@ impl Client {
         };
         let (client, digest, file) = (self.clone(), manifest.digest(), file.clone());
         let (queue, stream) = mpsc::channel(CHUNKS_AHEAD);
-        tokio::spawn(async move {
+        let pouring = async move {
             let outcome = tokio::select! {
                 outcome = client.pour(digest, &file, &queue) => outcome,
                 () = queue.closed() => Ok(()),
@@ -200,7 +201,8 @@ impl Client {
             if let Err(error) = outcome {
                 let _ = queue.send(Err(error)).await;
             }
-        });
+        };
+        tokio::spawn(pouring.in_current_span());
         Ok(ReceiverStream::new(stream))
     }
 

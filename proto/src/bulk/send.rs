@@ -38,6 +38,15 @@ pub(super) struct Wanted {
     pub(super) size: usize,
 }
 
+/// What whoever stores chunks is told.
+#[derive(Debug)]
+pub(super) enum Told<'a> {
+    /// Some are missing, and are about to be sent.
+    Lacking,
+    /// This one is stored.
+    Stored(&'a Wanted),
+}
+
 impl Wanted {
     fn units(&self) -> u32 {
         u32::try_from(self.size.div_ceil(WINDOW_UNIT).max(1)).unwrap_or(u32::MAX)
@@ -45,20 +54,20 @@ impl Wanted {
 }
 
 impl Client {
-    /// Sees to it that every chunk is stored, and reports each one that is. Sends only what is missing, and after a
+    /// Sees to it that every chunk is stored, and tells of each one that is. Sends only what is missing, and after a
     /// break only what is still missing.
     pub(super) async fn ensure_stored(
         &self,
         wanted: &[Wanted],
         reader: &Arc<dyn ReadChunk>,
-        stored: &mut (dyn FnMut(&Wanted) + Send),
+        told: &mut (dyn FnMut(Told<'_>) + Send),
     ) -> Result<(), BulkError> {
         for batch in wanted.chunks(DIGESTS) {
             let mut left = batch.to_vec();
             let mut patience = self.patience();
             loop {
                 let before = left.len();
-                let Err(error) = self.send_missing(&mut left, reader, stored).await else { break };
+                let Err(error) = self.send_missing(&mut left, reader, told).await else { break };
                 if left.len() < before {
                     patience.reset();
                 }
@@ -72,24 +81,25 @@ impl Client {
         &self,
         left: &mut Vec<Wanted>,
         reader: &Arc<dyn ReadChunk>,
-        stored: &mut (dyn FnMut(&Wanted) + Send),
+        told: &mut (dyn FnMut(Told<'_>) + Send),
     ) -> Result<(), BulkError> {
         let digests: Vec<_> = left.iter().map(|wanted| wanted.digest).collect();
         let mut lacks = self.missing(&digests).await?.into_iter();
         left.retain(|wanted| {
             let lacking = lacks.next().unwrap_or(true);
             if !lacking {
-                stored(wanted);
+                told(Told::Stored(wanted));
             }
             lacking
         });
         if left.is_empty() {
             return Ok(());
         }
+        told(Told::Lacking);
         let mut acked = 0;
         let mut count = |wanted: &Wanted| {
             acked += 1;
-            stored(wanted);
+            told(Told::Stored(wanted));
         };
         let outcome = self.send(left, reader, &mut count).await;
         left.drain(..acked);

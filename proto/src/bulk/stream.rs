@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes as Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::send::{ReadChunk, Wanted};
+use super::send::{ReadChunk, Told, Wanted};
 use super::upload::{new_request, too_large};
 use super::{BulkError, CHUNK, Client, MANIFEST, Progress, WINDOW};
 use crate::error::Reason;
@@ -85,9 +85,12 @@ impl Client {
             - wanted.iter().map(|wanted| wanted.size).sum::<usize>();
         let mut done = before + repeats as u64;
         let reader: Arc<dyn ReadChunk> = Arc::new(held.chunks);
-        self.ensure_stored(&wanted, &reader, &mut |wanted| {
-            done += wanted.size as u64;
-            progress.report(Bytes::new(done), None);
+        self.ensure_stored(&wanted, &reader, &mut |told| match told {
+            Told::Lacking => progress.sends(),
+            Told::Stored(wanted) => {
+                done += wanted.size as u64;
+                progress.report(Bytes::new(done), None);
+            }
         })
         .await
     }

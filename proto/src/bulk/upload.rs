@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes as Buf;
 
-use super::send::{ReadChunk, Wanted};
+use super::send::{ReadChunk, Told, Wanted};
 use super::source::Source;
 use super::{BulkError, Client, MANIFEST, Progress};
 use crate::error::{Reason, Refusal};
@@ -71,9 +71,12 @@ impl Client {
         loop {
             let mut done = Bytes::ZERO;
             progress.report(done, Some(total));
-            self.ensure_stored(&wanted, &reader, &mut |wanted| {
-                done = done.saturating_add(Bytes::new(weights[wanted.index]));
-                progress.report(done, Some(total));
+            self.ensure_stored(&wanted, &reader, &mut |told| match told {
+                Told::Lacking => progress.sends(),
+                Told::Stored(wanted) => {
+                    done = done.saturating_add(Bytes::new(weights[wanted.index]));
+                    progress.report(done, Some(total));
+                }
             })
             .await?;
             match self.commit_once(manifest.bytes(), &request).await {

@@ -1,6 +1,7 @@
 //! Offers of nodes on the wire.
 
 use super::WireError;
+use super::bounds::MAX_GPUS;
 use crate::inventory::{Allocatable, AllocatableGpu};
 use crate::quantity::{Bytes, MilliCpu};
 use crate::wire;
@@ -26,6 +27,10 @@ impl From<Allocatable> for wire::Allocatable {
 impl TryFrom<wire::Allocatable> for Allocatable {
     type Error = WireError;
     fn try_from(wire: wire::Allocatable) -> Result<Self, WireError> {
+        if wire.gpus.len() > MAX_GPUS {
+            let text = format!("{}: at most {MAX_GPUS} are taken", wire.gpus.len());
+            return Err(WireError::new("allocatable.gpus", text));
+        }
         let gpus = wire
             .gpus
             .into_iter()

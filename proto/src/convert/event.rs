@@ -1,6 +1,12 @@
 //! Events on the wire. The wire form is also what spools and segment files hold.
 
+use prost::Message as _;
+
 use super::WireError;
+use super::bounds::{
+    MAX_MESSAGE, MAX_NAME, MAX_RESULT, MAX_SAMPLE, MAX_TEXT, MAX_VALUES, MAX_WORD, clip, name,
+    plain,
+};
 use crate::event::{
     Event, Level, LogRecord, Metrics, Outcome, OutcomeKind, Payload, Phase, Position, Stream,
     TrainerStart,
@@ -66,16 +72,25 @@ impl From<Event> for wire::Event {
     }
 }
 
-impl TryFrom<wire::Event> for Event {
-    type Error = WireError;
-    fn try_from(wire: wire::Event) -> Result<Self, WireError> {
-        Ok(Self {
-            seq: Seq::new(wire.seq),
-            at: Now::from(wire.at.ok_or_else(|| WireError::missing("event.at"))?),
-            boot: wire.boot_id.parse().map_err(WireError::id("event.boot_id"))?,
-            payload: wire.payload.ok_or_else(|| WireError::missing("event.payload"))?.try_into()?,
-        })
-    }
+/// An event as an agent reports it in this stream. What it says beyond the bounds is cut; what this release does not
+/// know becomes a gap record, so that it is counted and acknowledged like everything else.
+pub fn reported(stream: Stream, wire: wire::Event) -> Result<Event, WireError> {
+    let payload = match wire.payload {
+        Some(known) => payload(stream, known)?,
+        None => unknown(stream, None, "an event of a kind".to_owned()),
+    };
+    Ok(Event {
+        seq: Seq::new(wire.seq),
+        at: Now::from(wire.at.ok_or_else(|| WireError::missing("event.at"))?),
+        boot: wire.boot_id.parse().map_err(WireError::id("event.boot_id"))?,
+        payload,
+    })
+}
+
+/// Stands for a record that a newer agent sent.
+fn unknown(stream: Stream, attempt: Option<AttemptId>, what: String) -> Payload {
+    let reason = format!("{what} that this release does not know");
+    Payload::Gap { attempt, what: stream.name().to_owned(), count: 1, reason }
 }
 
 impl From<Payload> for WirePayload {
@@ -136,57 +151,71 @@ impl From<Payload> for WirePayload {
     }
 }
 
-impl TryFrom<WirePayload> for Payload {
-    type Error = WireError;
-    fn try_from(wire: WirePayload) -> Result<Self, WireError> {
-        Ok(match wire {
-            WirePayload::Phase(w) => Self::Phase {
-                attempt: attempt(w.attempt)?,
-                phase: phase(w.phase)?,
-                detail: w.detail,
-            },
-            WirePayload::Outcome(w) => Self::Outcome(w.try_into()?),
-            WirePayload::Metrics(w) => Self::Metrics(Metrics {
-                attempt: attempt(w.attempt)?,
-                step: Step::new(w.step),
-                split: w.split,
-                epoch: w.epoch,
-                values: w.values.into_iter().map(|v| (v.name, v.value)).collect(),
-            }),
-            WirePayload::Start(w) => Self::Start(TrainerStart {
-                attempt: attempt(w.attempt)?,
-                max_steps: w.max_steps.map(Step::new),
-                resumed_from: Step::new(w.resumed_from_step),
-                trainable_params: w.trainable_params,
-                total_params: w.total_params,
-            }),
-            WirePayload::TrainerPhase(w) => {
-                Self::TrainerPhase { attempt: attempt(w.attempt)?, name: w.name, begin: w.begin }
+fn payload(stream: Stream, wire: WirePayload) -> Result<Payload, WireError> {
+    Ok(match wire {
+        WirePayload::Phase(w) => {
+            let attempt = attempt(w.attempt)?;
+            match phase(w.phase) {
+                Some(phase) => {
+                    Payload::Phase { attempt, phase, detail: plain(w.detail, MAX_MESSAGE) }
+                }
+                None => unknown(stream, Some(attempt), format!("phase {}", w.phase)),
             }
-            WirePayload::Notice(w) => Self::Notice {
-                attempt: attempt(w.attempt)?,
-                level: w.level,
-                code: w.code,
-                message: w.message,
-            },
-            WirePayload::Log(w) => Self::Log(LogRecord {
-                attempt: attempt(w.attempt)?,
-                output: w.output,
-                // A report may carry a level that is newer than this release.
-                level: Level::from_name(&w.level).unwrap_or(Level::Info),
-                text: w.text,
-            }),
-            WirePayload::Hardware(w) => Self::Hardware(Box::new(
-                w.rollup.ok_or_else(|| WireError::missing("hardware.rollup"))?,
-            )),
-            WirePayload::Gap(w) => Self::Gap {
-                attempt: w.attempt.map(Into::into),
-                what: w.what,
-                count: w.count,
-                reason: w.reason,
-            },
-        })
-    }
+        }
+        WirePayload::Outcome(w) => Payload::Outcome(outcome(w)?),
+        WirePayload::Metrics(w) => Payload::Metrics(metrics(w)?),
+        WirePayload::Start(w) => Payload::Start(TrainerStart {
+            attempt: attempt(w.attempt)?,
+            max_steps: w.max_steps.map(Step::new),
+            resumed_from: Step::new(w.resumed_from_step),
+            trainable_params: w.trainable_params,
+            total_params: w.total_params,
+        }),
+        WirePayload::TrainerPhase(w) => Payload::TrainerPhase {
+            attempt: attempt(w.attempt)?,
+            name: name(w.name, MAX_WORD),
+            begin: w.begin,
+        },
+        WirePayload::Notice(w) => Payload::Notice {
+            attempt: attempt(w.attempt)?,
+            level: name(w.level, MAX_WORD),
+            code: name(w.code, MAX_NAME),
+            message: clip(w.message, MAX_TEXT),
+        },
+        WirePayload::Log(w) => Payload::Log(LogRecord {
+            attempt: attempt(w.attempt)?,
+            output: name(w.output, MAX_WORD),
+            // A report may carry a level that is newer than this release.
+            level: Level::from_name(&w.level).unwrap_or(Level::Info),
+            text: clip(w.text, MAX_TEXT),
+        }),
+        WirePayload::Hardware(w) => {
+            let rollup = w.rollup.ok_or_else(|| WireError::missing("hardware.rollup"))?;
+            if rollup.encoded_len() > MAX_SAMPLE {
+                let reason = format!("a rollup of {} bytes", rollup.encoded_len());
+                Payload::Gap { attempt: None, what: stream.name().to_owned(), count: 1, reason }
+            } else {
+                Payload::Hardware(Box::new(rollup))
+            }
+        }
+        WirePayload::Gap(w) => Payload::Gap {
+            attempt: w.attempt.map(Into::into),
+            what: name(w.what, MAX_WORD),
+            count: w.count,
+            reason: plain(w.reason, MAX_MESSAGE),
+        },
+    })
+}
+
+fn metrics(w: wire::TrainerMetrics) -> Result<Metrics, WireError> {
+    let values = w.values.into_iter().take(MAX_VALUES);
+    Ok(Metrics {
+        attempt: attempt(w.attempt)?,
+        step: Step::new(w.step),
+        split: plain(name(w.split, MAX_WORD), MAX_WORD),
+        epoch: w.epoch,
+        values: values.map(|v| (name(v.name, MAX_NAME), v.value)).collect(),
+    })
 }
 
 fn attempt(wire: Option<wire::AttemptRef>) -> Result<AttemptId, WireError> {
@@ -205,16 +234,14 @@ impl From<Phase> for wire::AgentPhase {
     }
 }
 
-fn phase(number: i32) -> Result<Phase, WireError> {
+fn phase(number: i32) -> Option<Phase> {
     match wire::AgentPhase::try_from(number) {
-        Ok(wire::AgentPhase::Staging) => Ok(Phase::Staging),
-        Ok(wire::AgentPhase::Starting) => Ok(Phase::Starting),
-        Ok(wire::AgentPhase::Running) => Ok(Phase::Running),
-        Ok(wire::AgentPhase::Stopping) => Ok(Phase::Stopping),
-        Ok(wire::AgentPhase::Collecting) => Ok(Phase::Collecting),
-        Ok(wire::AgentPhase::Unspecified) | Err(_) => {
-            Err(WireError::new("phase", format!("unknown: {number}")))
-        }
+        Ok(wire::AgentPhase::Staging) => Some(Phase::Staging),
+        Ok(wire::AgentPhase::Starting) => Some(Phase::Starting),
+        Ok(wire::AgentPhase::Running) => Some(Phase::Running),
+        Ok(wire::AgentPhase::Stopping) => Some(Phase::Stopping),
+        Ok(wire::AgentPhase::Collecting) => Some(Phase::Collecting),
+        Ok(wire::AgentPhase::Unspecified) | Err(_) => None,
     }
 }
 
@@ -238,26 +265,32 @@ impl From<Outcome> for wire::AttemptOutcome {
     }
 }
 
-impl TryFrom<wire::AttemptOutcome> for Outcome {
-    type Error = WireError;
-    fn try_from(w: wire::AttemptOutcome) -> Result<Self, WireError> {
-        let kind = match wire::OutcomeKind::try_from(w.kind) {
-            Ok(wire::OutcomeKind::Completed) => OutcomeKind::Completed,
-            Ok(wire::OutcomeKind::Interrupted) => OutcomeKind::Interrupted,
-            Ok(wire::OutcomeKind::FailedRetryable) => OutcomeKind::FailedRetryable,
-            Ok(wire::OutcomeKind::Failed) => OutcomeKind::Failed,
-            Ok(wire::OutcomeKind::Unspecified) | Err(_) => {
-                return Err(WireError::new("outcome.kind", format!("unknown: {}", w.kind)));
-            }
-        };
-        Ok(Self {
-            attempt: attempt(w.attempt)?,
-            kind,
-            exit_code: w.exit_code,
-            cause: w.cause,
-            message: w.message,
-            step: w.step.map(Step::new),
-            result_json: String::from_utf8_lossy(&w.result_json).into_owned(),
-        })
-    }
+fn outcome(w: wire::AttemptOutcome) -> Result<Outcome, WireError> {
+    let mut message = w.message;
+    let kind = match wire::OutcomeKind::try_from(w.kind) {
+        Ok(wire::OutcomeKind::Completed) => OutcomeKind::Completed,
+        Ok(wire::OutcomeKind::Interrupted) => OutcomeKind::Interrupted,
+        Ok(wire::OutcomeKind::FailedRetryable) => OutcomeKind::FailedRetryable,
+        Ok(wire::OutcomeKind::Failed) => OutcomeKind::Failed,
+        Ok(wire::OutcomeKind::Unspecified) | Err(_) => {
+            // Whatever it means, the attempt is over; another one is the answer that loses nothing.
+            message = format!("(outcome {}, which this release does not know) {message}", w.kind);
+            OutcomeKind::FailedRetryable
+        }
+    };
+    // Half a document would be none; what it says is in the metrics as well.
+    let result = String::from_utf8_lossy(&w.result_json).into_owned();
+    let result_json = if result.len() > MAX_RESULT { String::new() } else { result };
+    Ok(Outcome {
+        attempt: attempt(w.attempt)?,
+        kind,
+        exit_code: w.exit_code,
+        cause: plain(name(w.cause, MAX_NAME), MAX_NAME),
+        message: plain(message, MAX_MESSAGE),
+        step: w.step.map(Step::new),
+        result_json: plain(result_json, MAX_RESULT),
+    })
 }
+
+#[cfg(test)]
+mod tests;

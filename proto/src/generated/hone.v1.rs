@@ -50,6 +50,7 @@ pub struct IssuedCertificate {
     pub not_after_wall_ns: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct EnrolRequest {
     /// The single-use token as printed: `<public id>.<secret>`.
     #[prost(string, tag = "1")]
@@ -1141,6 +1142,10 @@ pub struct Hello {
     /// Host name, for listings.
     #[prost(string, tag = "10")]
     pub hostname: ::prost::alloc::string::String,
+    /// When it was said. One that was said before another of the same boot that is known describes the past and is refused;
+    /// absent from agents that do not say.
+    #[prost(message, optional, tag = "11")]
+    pub at: ::core::option::Option<Times>,
 }
 /// Accepts the agent.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1307,7 +1312,8 @@ pub struct EventAck {
     #[prost(uint64, tag = "3")]
     pub seq: u64,
 }
-/// Something that happened on the node.
+/// Something that happened on the node. A kind, phase or outcome that the controller does not know is counted and
+/// acknowledged; texts and lists beyond its bounds are cut.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Event {
     #[prost(uint64, tag = "1")]
@@ -1373,7 +1379,8 @@ pub struct AttemptOutcome {
     /// Last optimizer step that the trainer reported.
     #[prost(uint64, optional, tag = "6")]
     pub step: ::core::option::Option<u64>,
-    /// result.json as the trainer wrote it, at most 64 KiB; empty when absent or stale.
+    /// result.json as the trainer wrote it, at most 8 KiB; of a longer one the parts that matter most, still one document.
+    /// Empty when absent or stale.
     #[prost(bytes = "vec", tag = "7")]
     pub result_json: ::prost::alloc::vec::Vec<u8>,
 }
@@ -2797,6 +2804,38 @@ impl ManifestKind {
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportStateRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportFrame {
+    #[prost(oneof = "export_frame::Frame", tags = "1, 2")]
+    pub frame: ::core::option::Option<export_frame::Frame>,
+}
+/// Nested message and enum types in `ExportFrame`.
+pub mod export_frame {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Frame {
+        /// The first frame.
+        #[prost(message, tag = "1")]
+        Summary(super::ExportSummary),
+        /// All others. At most 64 KiB each; together they are the file.
+        #[prost(bytes, tag = "2")]
+        Data(::prost::alloc::vec::Vec<u8>),
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportSummary {
+    /// Number of the last commit that it holds.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    #[prost(uint64, tag = "2")]
+    pub records: u64,
+    /// Length of the file.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WhoAmIRequest {}
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2842,6 +2881,13 @@ pub struct SubmitRequest {
     /// Size of the image on disk, for the disk demand.
     #[prost(uint64, tag = "8")]
     pub image_bytes: u64,
+    /// Only answers whether the job could be accepted, before anything is uploaded: inputs carry their expected sizes and
+    /// no manifest. Nothing changes, and the reply names no job.
+    #[prost(bool, tag = "9")]
+    pub check_only: bool,
+    /// Text of the configuration file that the spec's `trainer.config` names; empty when it names none.
+    #[prost(string, tag = "10")]
+    pub tool_config: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2879,14 +2925,17 @@ pub struct CancelReply {
     pub job: ::core::option::Option<JobView>,
 }
 #[derive(serde::Serialize)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListJobsRequest {
     /// Only jobs that have not ended.
     #[prost(bool, tag = "1")]
     pub active_only: bool,
-    /// At most so many; 0 is 200.
+    /// At most so many; 0 is 200, and never more than 1,000.
     #[prost(uint32, tag = "2")]
     pub limit: u32,
+    /// Only jobs of this name; empty is all.
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2956,6 +3005,21 @@ pub struct JobView {
     pub trainable_params: ::core::option::Option<u64>,
     #[prost(uint64, optional, tag = "22")]
     pub total_params: ::core::option::Option<u64>,
+    /// Attempts before those listed that are not kept any more, the oldest of them first.
+    #[prost(uint32, tag = "23")]
+    pub older_attempts: u32,
+    /// Relaxations of the closed container, each as the line of the spec that asks for it: "network: egress".
+    #[prost(string, repeated, tag = "24")]
+    pub relaxations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What runs in the container, as `trainer.kind` names it.
+    #[prost(string, tag = "25")]
+    pub trainer_kind: ::prost::alloc::string::String,
+    /// How far that keeps the contract of the container: native, steered or opaque.
+    #[prost(string, tag = "26")]
+    pub contract_level: ::prost::alloc::string::String,
+    /// What the job lacks for it, each in a phrase: "no checkpoint on demand".
+    #[prost(string, repeated, tag = "27")]
+    pub lacks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3015,6 +3079,9 @@ pub struct AttemptView {
     pub gpu_uuids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "12")]
     pub detail: ::prost::alloc::string::String,
+    /// Host name of `node`, for people: it need not be unique. Empty when the node is not known any more.
+    #[prost(string, tag = "13")]
+    pub node_host: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3042,6 +3109,9 @@ pub struct NodeVerdict {
     pub fits: bool,
     #[prost(message, repeated, tag = "3")]
     pub shortfalls: ::prost::alloc::vec::Vec<Shortfall>,
+    /// Host name of `node`, for people.
+    #[prost(string, tag = "4")]
+    pub node_host: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3175,6 +3245,9 @@ pub struct CheckpointView {
     pub committed_wall_ns: u64,
     #[prost(string, tag = "9")]
     pub node: ::prost::alloc::string::String,
+    /// Host name of `node`, for people. Empty when the node is not known any more.
+    #[prost(string, tag = "10")]
+    pub node_host: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3210,18 +3283,22 @@ pub struct EventView {
     pub actor: ::prost::alloc::string::String,
     #[prost(string, tag = "8")]
     pub text: ::prost::alloc::string::String,
+    /// Host name of `node` as it is now, for people. Empty when the event is about none.
+    #[prost(string, tag = "9")]
+    pub node_host: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateNodeTokenRequest {
     #[prost(string, tag = "1")]
     pub request_id: ::prost::alloc::string::String,
-    /// Seconds that the token lives; 0 is 15 minutes.
+    /// Seconds that the token lives; 0 is what the controller's settings say.
     #[prost(uint32, tag = "2")]
     pub ttl_seconds: u32,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct TokenReply {
     /// Shown once; the controller keeps only a keyed hash.
     #[prost(string, tag = "1")]
@@ -3249,7 +3326,7 @@ pub struct ListNodesReply {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetNodeRequest {
-    /// Id, or host name where that is unique.
+    /// Id, or host name where only one node that is not revoked has it.
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
 }
@@ -3283,6 +3360,38 @@ pub struct NodeView {
     pub agent_version: ::prost::alloc::string::String,
     #[prost(uint64, optional, tag = "13")]
     pub certificate_expires_wall_ns: ::core::option::Option<u64>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HardwareRequest {
+    /// Id, or host name where only one node that is not revoked has it.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub follow: bool,
+    /// Only rollups that end at this time or later; absent is all that is kept.
+    #[prost(uint64, optional, tag = "3")]
+    pub since_wall_ns: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HardwareUpdate {
+    #[prost(oneof = "hardware_update::Update", tags = "1, 2, 3")]
+    pub update: ::core::option::Option<hardware_update::Update>,
+}
+/// Nested message and enum types in `HardwareUpdate`.
+pub mod hardware_update {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Update {
+        /// What is kept.
+        #[prost(message, tag = "1")]
+        Rollup(super::NodeRollup),
+        /// What the node sends live; kept nowhere.
+        #[prost(message, tag = "2")]
+        Sample(super::NodeSample),
+        /// Rollups that were dropped before they could be sent.
+        #[prost(message, tag = "3")]
+        Gap(super::Gap),
+    }
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3328,6 +3437,7 @@ pub struct InviteOperatorRequest {
     /// viewer, submitter, operator or admin.
     #[prost(string, tag = "3")]
     pub role: ::prost::alloc::string::String,
+    /// Seconds that the token lives; 0 is the most that the controller's settings allow.
     #[prost(uint32, tag = "4")]
     pub ttl_seconds: u32,
 }
@@ -3511,7 +3621,7 @@ pub mod operator_client {
             req.extensions_mut().insert(GrpcMethod::new("hone.v1.Operator", "Cancel"));
             self.inner.unary(req, path, codec).await
         }
-        /// Jobs, newest first. Viewer.
+        /// Jobs, newest first, without what may be long: spec, labels, and all attempts but the newest. Viewer.
         pub async fn list_jobs(
             &mut self,
             request: impl tonic::IntoRequest<super::ListJobsRequest>,
@@ -3724,6 +3834,30 @@ pub mod operator_client {
             req.extensions_mut().insert(GrpcMethod::new("hone.v1.Operator", "GetNode"));
             self.inner.unary(req, path, codec).await
         }
+        /// Hardware of a node over time: its ten-second rollups, oldest first; with `follow`, also each live sample. Viewer.
+        pub async fn hardware(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HardwareRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::HardwareUpdate>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/hone.v1.Operator/Hardware",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("hone.v1.Operator", "Hardware"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Places nothing more on a node; with `stop_jobs` its jobs save and move. Operator.
         pub async fn drain_node(
             &mut self,
@@ -3880,6 +4014,31 @@ pub mod operator_client {
                 .insert(GrpcMethod::new("hone.v1.Operator", "RevokeOperator"));
             self.inner.unary(req, path, codec).await
         }
+        /// A verified export of the controller's state, made now: a summary, then the bytes of the file in order. Admin.
+        pub async fn export_state(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportStateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExportFrame>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/hone.v1.Operator/ExportState",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hone.v1.Operator", "ExportState"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3910,7 +4069,7 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::CancelRequest>,
         ) -> std::result::Result<tonic::Response<super::CancelReply>, tonic::Status>;
-        /// Jobs, newest first. Viewer.
+        /// Jobs, newest first, without what may be long: spec, labels, and all attempts but the newest. Viewer.
         async fn list_jobs(
             &self,
             request: tonic::Request<super::ListJobsRequest>,
@@ -3981,6 +4140,17 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::GetNodeRequest>,
         ) -> std::result::Result<tonic::Response<super::NodeView>, tonic::Status>;
+        /// Server streaming response type for the Hardware method.
+        type HardwareStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::HardwareUpdate, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Hardware of a node over time: its ten-second rollups, oldest first; with `follow`, also each live sample. Viewer.
+        async fn hardware(
+            &self,
+            request: tonic::Request<super::HardwareRequest>,
+        ) -> std::result::Result<tonic::Response<Self::HardwareStream>, tonic::Status>;
         /// Places nothing more on a node; with `stop_jobs` its jobs save and move. Operator.
         async fn drain_node(
             &self,
@@ -4019,6 +4189,20 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::RevokeOperatorRequest>,
         ) -> std::result::Result<tonic::Response<super::OperatorView>, tonic::Status>;
+        /// Server streaming response type for the ExportState method.
+        type ExportStateStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExportFrame, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// A verified export of the controller's state, made now: a summary, then the bytes of the file in order. Admin.
+        async fn export_state(
+            &self,
+            request: tonic::Request<super::ExportStateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::ExportStateStream>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct OperatorServer<T> {
@@ -4670,6 +4854,52 @@ pub mod operator_server {
                     };
                     Box::pin(fut)
                 }
+                "/hone.v1.Operator/Hardware" => {
+                    #[allow(non_camel_case_types)]
+                    struct HardwareSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::ServerStreamingService<super::HardwareRequest>
+                    for HardwareSvc<T> {
+                        type Response = super::HardwareUpdate;
+                        type ResponseStream = T::HardwareStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HardwareRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::hardware(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HardwareSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/hone.v1.Operator/DrainNode" => {
                     #[allow(non_camel_case_types)]
                     struct DrainNodeSvc<T: Operator>(pub Arc<T>);
@@ -4979,6 +5209,52 @@ pub mod operator_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/hone.v1.Operator/ExportState" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportStateSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::ServerStreamingService<super::ExportStateRequest>
+                    for ExportStateSvc<T> {
+                        type Response = super::ExportFrame;
+                        type ResponseStream = T::ExportStateStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExportStateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::export_state(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportStateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

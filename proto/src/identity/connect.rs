@@ -153,6 +153,16 @@ impl Connector {
         let endpoint = address.endpoint(plane)?.connect_timeout(patience);
         Ok(endpoint.connect_with_connector_lazy(self.clone()))
     }
+
+    /// Makes one connection and lets it go: whether the controller takes this identity.
+    pub async fn try_out(
+        &self,
+        address: &ControllerAddress,
+        plane: Plane,
+    ) -> Result<(), ConnectError> {
+        let identity = Arc::clone(&self.identity.borrow());
+        connect(address.endpoint(plane)?.uri().clone(), identity).await.map(drop)
+    }
 }
 
 /// A connection that could not be made.

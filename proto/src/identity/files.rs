@@ -86,6 +86,12 @@ impl IdentityDir {
         remove_durably(&probe)
     }
 
+    /// Takes back [`Self::prepare`] when nothing came of it. A folder that holds anything stays.
+    pub fn leave(&self) {
+        // It is empty, and in nobody's way.
+        let _ = fs::remove_dir(&self.path);
+    }
+
     /// Keeps an identity, in place of the one that was there, if any.
     pub fn create(
         &self,

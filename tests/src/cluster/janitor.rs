@@ -19,6 +19,9 @@ if fleet=$(cat "$1/fleet"); then
     docker ps -aq --filter "label=hone.fleet=$fleet" | xargs -r docker rm -f -v
     docker network ls -q --filter "label=hone.fleet=$fleet" | xargs -r docker network rm
 fi
+while read -r _ at _; do
+    case $at in "$1"/*) umount -l "$at" ;; esac
+done </proc/mounts
 [ -n "$HONE_KEEP_FLEETS" ] || rm -rf "$1"
 "#;
 
@@ -29,12 +32,17 @@ pub struct Janitor {
     shell: Child,
 }
 
-/// A new folder for a fleet, beside what cargo builds: a temporary folder may live in memory, and an image is large.
+/// A new folder for a fleet, beside what cargo builds: a temporary folder may live in memory, and an image is large. What
+/// lies below `/root` enters no container, so that a checkout there has its fleets elsewhere.
 ///
 /// # Errors
 /// When it cannot be made.
 pub fn folder() -> Result<PathBuf> {
     let target = built()?.parent().context("it lies in target/")?.join("test-fleets");
+    let target = match target.starts_with("/root") {
+        true => PathBuf::from("/var/tmp/hone-test-fleets"),
+        false => target,
+    };
     std::fs::create_dir_all(&target)?;
     Ok(tempfile::Builder::new().prefix("fleet-").tempdir_in(target)?.keep())
 }

@@ -1,7 +1,7 @@
 //! Jobs of a test: submitted by the real command, watched over the operators' service, pulled and compared.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -80,6 +80,28 @@ impl Cluster {
     /// When the controller is away.
     pub fn jobs(&self) -> Result<Vec<JobView>> {
         self.view.jobs()
+    }
+
+    /// Every file of bulk data that the controller holds, with its size: chunks, and the manifests of objects.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn stored(&self) -> Result<BTreeMap<PathBuf, u64>> {
+        let mut found = BTreeMap::new();
+        let mut folders = vec![self.dir.join("controller/chunks")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder)? {
+                let entry = entry?;
+                if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                    // What is being written.
+                } else if entry.file_type()?.is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    found.insert(entry.path(), entry.metadata()?.len());
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The job as it is now.

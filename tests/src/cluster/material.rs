@@ -12,6 +12,19 @@ use crate::docker::docker;
 /// Builds the trainer's image.
 const BUILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/trainer/build");
 
+/// Builds the images of other tools.
+const BUILD_TOOL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/images/build");
+
+/// The tag of the image of a tool as its authors publish it, built if it is not there.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn tool_image(name: &str) -> Result<String> {
+    let output = Command::new(BUILD_TOOL).arg(name).output().context("tests/images/build")?;
+    let printed = succeeded(output).context("tests/images/build")?;
+    Ok(printed.lines().next_back().context("a tag")?.to_owned())
+}
+
 /// Fills `work` with `model/` and `task.jsonl`, and returns the image's tag. Made once and kept beside what cargo builds.
 ///
 /// # Errors

@@ -38,14 +38,31 @@ fn listen() -> Result<(u16, [TcpListener; 3])> {
     bail!("no three free ports in a row")
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     cut: AtomicBool,
     /// Bytes per second towards the controller on the bulk port; 0 is as fast as it goes.
     rate: AtomicU64,
     /// Bytes that went towards the controller on the bulk port.
     uploaded: AtomicU64,
+    /// Where they stop.
+    limit: AtomicU64,
+    /// Something waits there.
+    held: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            cut: AtomicBool::default(),
+            rate: AtomicU64::default(),
+            uploaded: AtomicU64::default(),
+            limit: AtomicU64::new(u64::MAX),
+            held: AtomicBool::default(),
+            open: Mutex::default(),
+        }
+    }
 }
 
 /// Forwards three ports. Ends with the test process.
@@ -100,6 +117,24 @@ impl Proxy {
     /// Uploads travel as fast as they go.
     pub fn at_full_speed(&self) {
         self.state.rate.store(0, Ordering::SeqCst);
+    }
+
+    /// Of what is uploaded from now on, the first `bytes` get through and nothing after them: whatever a client sends
+    /// last, such as the commit of what it uploaded, is certainly still on this side.
+    pub fn hold_uploads_after(&self, bytes: u64) {
+        self.state.held.store(false, Ordering::SeqCst);
+        self.state.limit.store(self.uploaded() + bytes, Ordering::SeqCst);
+    }
+
+    /// Whether something was held back.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.state.held.load(Ordering::SeqCst)
+    }
+
+    /// Nothing is held back any more.
+    pub fn release(&self) {
+        self.state.limit.store(u64::MAX, Ordering::SeqCst);
     }
 
     /// Bytes that were uploaded so far.
@@ -163,9 +198,16 @@ fn copy(mut from: TcpStream, mut to: TcpStream, uploads: bool, state: &State) {
 }
 
 fn pace(bytes: u64, state: &State) {
-    state.uploaded.fetch_add(bytes, Ordering::SeqCst);
     let rate = state.rate.load(Ordering::SeqCst);
     if let Some(micros) = (bytes * 1_000_000).checked_div(rate) {
         std::thread::sleep(Duration::from_micros(micros));
+    }
+    let goes = |uploaded: u64| {
+        let sum = uploaded.saturating_add(bytes);
+        (sum <= state.limit.load(Ordering::SeqCst)).then_some(sum)
+    };
+    while state.uploaded.fetch_update(Ordering::SeqCst, Ordering::SeqCst, goes).is_err() {
+        state.held.store(true, Ordering::SeqCst);
+        std::thread::sleep(LOOK);
     }
 }

@@ -51,7 +51,7 @@ impl View {
     }
 
     pub(super) fn jobs(&self) -> Result<Vec<JobView>> {
-        let all = ListJobsRequest { active_only: false, limit: 0 };
+        let all = ListJobsRequest::default();
         self.ask(async |mut to| Ok(to.list_jobs(all).await?.into_inner().jobs))
     }
 

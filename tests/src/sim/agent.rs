@@ -7,9 +7,8 @@ use std::time::Duration;
 use hone_agent::core::input::Input;
 use hone_agent::core::state::{AgentState, Stage};
 use hone_agent::core::{Agent, Effect, Settings};
-use hone_controller::core::{Heartbeat, Hello, ToAgent};
 use hone_controller::placement::{Capacity, Gpu};
-use hone_proto::event::{Event, Payload, Position, Stream};
+use hone_proto::event::{Event, Payload, Stream};
 use hone_proto::id::{AttemptId, BootId, NodeId, Seq};
 use hone_proto::quantity::{Bytes, MilliCpu};
 use hone_proto::time::{BootNanos, Now, WallNanos};
@@ -18,7 +17,7 @@ use super::Sabotage;
 use super::chance::Chance;
 use super::engine::Engine;
 use super::hub::WALL;
-use super::link::{FromNode, nanos};
+use super::link::nanos;
 use super::spool::Spool;
 use super::world::{Happening, Step, World};
 
@@ -57,6 +56,7 @@ pub(super) struct Process {
     pub(super) told: Capacity,
     pub(super) sent: BTreeMap<Stream, (usize, usize)>,
     pub(super) draining: BTreeSet<AttemptId>,
+    pub(super) removing: BTreeSet<AttemptId>,
     pub(super) calls: BTreeMap<u64, (AttemptId, hone_agent::core::Upload, u64)>,
     pub(super) next_call: u64,
 }
@@ -133,6 +133,7 @@ impl World {
             told: machine.capacity.clone(),
             sent: BTreeMap::new(),
             draining: BTreeSet::new(),
+            removing: BTreeSet::new(),
             calls: BTreeMap::new(),
             next_call: 0,
         });
@@ -170,7 +171,15 @@ impl World {
         }
         let jitter = self.chance.span(0, 2_000);
         self.after(nanos(TURN + jitter), Happening::NodeTurn(node, life));
-        let mut inputs = self.read_trainers(node);
+        let read = self.read_trainers(node);
+        let mut inputs = Vec::new();
+        // What was read lies in the spool for a while before the core hears of it.
+        if self.chance.one_in(2) {
+            let delay = nanos(self.chance.span(1, 7_000));
+            self.after(delay, Happening::Told(node, life, read));
+        } else {
+            inputs = read;
+        }
         let machine = &mut self.machines[node];
         if machine.engine.hangs_until <= self.now {
             let asked = machine.time(self.now).boot;
@@ -178,7 +187,7 @@ impl World {
             let list = Input::Observed { containers, asked };
             if self.chance.one_in(3) {
                 let delay = nanos(self.chance.span(1, 3_000));
-                self.after(delay, Happening::Told(node, life, Box::new(list)));
+                self.after(delay, Happening::Told(node, life, vec![list]));
             } else {
                 inputs.push(list);
             }
@@ -234,10 +243,12 @@ impl World {
         let full = self.machines[node].full_until > now && (keep || !reports.is_empty());
         let back = nanos(self.chance.span(1_000, 30_000));
         if full || dies == Some(0) {
+            let why = if full { "agent died of a full disk" } else { "agent died before its turn" };
+            self.count(why);
             self.node_stop(node, back);
             return Ok(());
         }
-        let state_first = self.config.sabotage == Some(Sabotage::StateBeforeReports);
+        let state_first = self.is_broken(Sabotage::StateBeforeReports);
         if state_first && keep {
             self.keep(node);
         }
@@ -254,10 +265,13 @@ impl World {
             machine.spool.lane(stream).sync();
         }
         if dies == Some(1) {
+            self.count("agent died between report and state");
             self.node_stop(node, back);
             return Ok(());
         }
         if keep && !state_first {
+            // What the state says was read must be as durable as the state.
+            self.machines[node].spool.sync_all();
             self.keep(node);
         }
         let most = dies.and_then(|point| usize::try_from(point).ok()).map(|point| point - 2);
@@ -266,6 +280,7 @@ impl World {
             self.start_effect(node, effect);
         }
         if most.is_some() {
+            self.count("agent died between two effects");
             self.node_stop(node, back);
         }
         Ok(())
@@ -273,164 +288,11 @@ impl World {
 
     fn keep(&mut self, node: usize) {
         let machine = &mut self.machines[node];
-        if let Some(process) = &machine.agent {
+        if let Some(process) = &mut machine.agent {
             machine.kept = process.agent.state().clone();
-        }
-    }
-
-    /// Connects when it should, says that it lives, and gives up a link on which nothing was heard.
-    fn keep_link(&mut self, node: usize) {
-        let now = self.now;
-        let machine = &mut self.machines[node];
-        let Some(process) = &mut machine.agent else { return };
-        match process.link {
-            None if process.next_try <= now => {
-                process.next_try = now + nanos(Duration::from_secs(10));
-                process.welcomed = false;
-                process.heard = now;
-                process.told.clone_from(&machine.capacity);
-                let held = process.agent.held();
-                let generation = process.agent.generation();
-                let hello = Hello {
-                    node: machine.id.clone(),
-                    session: Default::default(),
-                    boot: machine.boot(),
-                    spool: machine.spool.id.clone(),
-                    attempts: held,
-                    highest_generation: generation,
-                    capacity: machine.capacity.clone(),
-                    inventory: vec![7; 300],
-                    hostname: machine.id.to_string(),
-                    version: "sim".to_owned(),
-                };
-                let link = self.open_link(node);
-                if let Some(process) = &mut self.machines[node].agent {
-                    process.link = Some(link);
-                }
-                self.send_up(link, FromNode::Hello(Box::new(hello)));
-            }
-            None => {}
-            Some(link) => {
-                let patience = if process.welcomed { 45 } else { 20 };
-                if now - process.heard > nanos(Duration::from_secs(patience)) {
-                    process.link = None;
-                    self.abandon(link);
-                } else if process.welcomed {
-                    self.heartbeat(node, link);
-                }
-            }
-        }
-    }
-
-    fn heartbeat(&mut self, node: usize, link: u64) {
-        let now = self.now;
-        let machine = &mut self.machines[node];
-        let boot = machine.time(now).boot;
-        let Some(process) = &mut machine.agent else { return };
-        process.beat += 1;
-        process.beats.insert(process.beat, boot);
-        let changed = process.told != machine.capacity;
-        process.told.clone_from(&machine.capacity);
-        let beat = Heartbeat {
-            node: machine.id.clone(),
-            session: Default::default(),
-            number: process.beat,
-            revision: process.agent.state().revision,
-            attempts: process.agent.held(),
-            capacity: changed.then(|| machine.capacity.clone()),
-        };
-        self.send_up(link, FromNode::Heartbeat(beat));
-    }
-
-    /// From the spool to the controller, states first, in order, a bounded way ahead. Only what a power cut spares:
-    /// a number that was sent must never be given to something else.
-    pub(super) fn push(&mut self, node: usize) {
-        let machine = &mut self.machines[node];
-        let Some(process) = &mut machine.agent else { return };
-        let Some(link) = process.link.filter(|_| process.welcomed) else { return };
-        let early = self.config.sabotage == Some(Sabotage::SendBeforeSync);
-        let mut batches = Vec::new();
-        for stream in Stream::ALL {
-            let lane = machine.spool.lane(stream);
-            let end = if early { lane.last() } else { lane.synced() };
-            let (sent, _) = process.sent.entry(stream).or_default();
-            let events = lane.read(stream, *sent, end, 60);
-            if let Some(last) = events.last() {
-                *sent = usize::try_from(last.seq.get()).unwrap_or(0);
-                batches.push((stream, events));
-            }
-        }
-        let spool = machine.spool.id.clone();
-        for (stream, events) in batches {
-            self.send_up(link, FromNode::Events(spool.clone(), stream, events));
-        }
-    }
-
-    pub(super) fn node_hears(&mut self, link: u64, message: ToAgent) -> Step {
-        let Some(open) = self.links.get(&link).filter(|open| open.open_at_node) else {
-            return Ok(());
-        };
-        let node = open.node;
-        let now = self.now;
-        let machine = &mut self.machines[node];
-        let life = machine.life;
-        let Some(process) = machine.agent.as_mut().filter(|p| p.link == Some(link)) else {
-            return Ok(());
-        };
-        process.heard = now;
-        match message {
-            ToAgent::Welcome { positions, .. } => {
-                process.welcomed = true;
-                for position in positions {
-                    self.acked(node, &position, true);
-                }
-                self.push(node);
-                Ok(())
-            }
-            ToAgent::Ack(position) => {
-                self.acked(node, &position, false);
-                self.push(node);
-                Ok(())
-            }
-            ToAgent::HeartbeatAck(number) => {
-                let newer = process.beats.split_off(&(number + 1));
-                let acked = std::mem::replace(&mut process.beats, newer);
-                match acked.get(&number) {
-                    Some(sent) => {
-                        let sent = *sent;
-                        self.tell(node, life, vec![Input::Heard { sent }])
-                    }
-                    None => Ok(()),
-                }
-            }
-            ToAgent::Desired(set) => self.tell(node, life, vec![Input::Desired(set)]),
-        }
-    }
-
-    fn acked(&mut self, node: usize, position: &Position, fresh: bool) {
-        let machine = &mut self.machines[node];
-        if position.spool != machine.spool.id {
-            return;
-        }
-        machine.spool.lane(position.stream).ack(position.seq);
-        let seq = usize::try_from(position.seq.get()).unwrap_or(0);
-        let Some(process) = &mut machine.agent else { return };
-        let (sent, acked) = process.sent.entry(position.stream).or_default();
-        if fresh || (seq == *acked && *sent > seq) {
-            *sent = seq;
-        }
-        *acked = if fresh { seq } else { seq.max(*acked) };
-    }
-
-    pub(super) fn node_learns(&mut self, link: u64) {
-        let Some(open) = self.links.get_mut(&link) else { return };
-        open.open_at_node = false;
-        let node = open.node;
-        let delay = nanos(self.chance.span(100, 10_000));
-        let now = self.now;
-        if let Some(process) = self.machines[node].agent.as_mut().filter(|p| p.link == Some(link)) {
-            process.link = None;
-            process.next_try = now + delay;
+            let held: BTreeSet<_> = process.agent.held().into_iter().collect();
+            process.removing.retain(|attempt| held.contains(attempt));
+            machine.spool.retain_readers(&held);
         }
     }
 

@@ -7,6 +7,7 @@
 //! `agent`); (10) what is refused changes nothing; (12) a replayed store satisfies all of this (in `hub`).
 
 mod events;
+mod jobs;
 mod places;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use hone_proto::id::{
     AttemptId, Digest, Generation, JobId, NodeId, Revision, SpoolId, Step as TrainerStep, Token,
 };
 
+use self::jobs::shadow_of;
 use super::agent::Machine;
 use super::hub::Journalled;
 use super::world::Step;
@@ -30,8 +32,9 @@ use super::world::Step;
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Shadow {
     ended: Option<JobState>,
+    /// Tokens of the attempts that are kept.
     tokens: Vec<Token>,
-    saved: Vec<Saved>,
+    saved: BTreeMap<u32, Saved>,
 }
 
 /// A turn that has become durable.
@@ -45,22 +48,28 @@ pub(super) struct Durable<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Checker {
     jobs: BTreeMap<JobId, Shadow>,
+    /// Every token that was ever granted, in order.
+    granted: BTreeMap<JobId, Vec<Token>>,
+    /// Everything that was ever committed.
+    committed: BTreeMap<(JobId, Digest), Saved>,
     /// What people were told: which job their wish became.
     promised: BTreeMap<u64, JobId>,
-    /// Who really made which manifest.
-    made: BTreeMap<Digest, AttemptId>,
+    /// Who really made which manifest, and of which step.
+    made: BTreeMap<Digest, (AttemptId, TrainerStep)>,
     /// How often the container of an attempt was started on one life of a disk.
     started: BTreeMap<(AttemptId, u64), u32>,
     /// What nodes really offered last.
     offers: BTreeMap<NodeId, Capacity>,
     offering: Option<(NodeId, Option<Capacity>)>,
-    /// Attempts that memory knows, to notice new ones.
-    placed: BTreeMap<JobId, usize>,
+    /// The newest attempt that memory knows, to notice new ones.
+    placed: BTreeMap<JobId, Token>,
     /// The last event of each stream that is durable.
     applied: BTreeMap<(SpoolId, Stream), u64>,
     /// Steps of each attempt whose metrics are durable.
     steps: BTreeMap<AttemptId, TrainerStep>,
     desired: BTreeMap<(NodeId, Generation, Revision), DesiredSet>,
+    /// Attempts of which a wiped disk held the only copy of something.
+    wiped: BTreeSet<AttemptId>,
 }
 
 impl Checker {
@@ -70,8 +79,7 @@ impl Checker {
 
     /// The step of a manifest that a job committed.
     pub(super) fn step_of(&self, job: JobId, manifest: Digest) -> Option<u64> {
-        let saved = &self.jobs.get(&job)?.saved;
-        saved.iter().find(|saved| saved.manifest == manifest).map(|saved| saved.step.get())
+        self.committed.get(&(job, manifest)).map(|saved| saved.step.get())
     }
 
     /// An input is about to be handled.
@@ -107,7 +115,8 @@ impl Checker {
 
     /// The process started again from what was durable.
     pub(super) fn loaded(&mut self, fleet: &Fleet) -> Step {
-        self.placed = fleet.jobs().iter().map(|(id, j)| (*id, j.record.attempts.len())).collect();
+        let newest = |job: &Job| job.attempts.last().map(|attempt| attempt.token);
+        self.placed = fleet.jobs().iter().filter_map(|(id, j)| Some((*id, newest(j)?))).collect();
         for (id, shadow) in &self.jobs {
             let job = fleet.jobs().get(id);
             let job = job.ok_or_else(|| format!("job {id} was forgotten by a restart"))?;
@@ -133,58 +142,9 @@ impl Checker {
         for number in numbers.collect::<BTreeSet<u64>>() {
             let id = JobId::new(number);
             let job = fleet.jobs().get(&id).ok_or_else(|| format!("job {id} was deleted"))?;
-            self.job_changed(id, job)?;
+            self.job_changed(id, job, turn.machines)?;
         }
         self.journalled(fleet, &turn)
-    }
-
-    fn job_changed(&mut self, id: JobId, job: &Job) -> Step {
-        let after = shadow_of(job);
-        let before = self.jobs.entry(id).or_default();
-        if before.ended.is_some() && before.ended != after.ended {
-            return Err(format!("job {id} ended and then became {:?}", job.record.state));
-        }
-        if !after.tokens.starts_with(&before.tokens) {
-            return Err(format!("job {id} changed the tokens it had granted"));
-        }
-        let fresh = &after.tokens[before.tokens.len()..];
-        let mut last = before.tokens.last().copied();
-        for token in fresh {
-            if last.is_some_and(|last| *token <= last) {
-                return Err(format!("job {id} granted {token} after {last:?}"));
-            }
-            last = Some(*token);
-        }
-        if !after.saved.starts_with(&before.saved) {
-            return Err(format!("job {id} changed what it had committed"));
-        }
-        let latest = |saved: &[Saved]| {
-            let steps = saved.iter().filter(|s| s.kind == SavedKind::Checkpoint);
-            steps.map(|saved| saved.step).next_back()
-        };
-        let mut newest = latest(&before.saved);
-        for saved in &after.saved[before.saved.len()..] {
-            let maker = self.made.get(&saved.manifest).map(|id| id.token);
-            // Within one turn an attempt may commit and the next be placed.
-            let current =
-                before.tokens.last() == Some(&saved.token) || fresh.contains(&saved.token);
-            if maker != Some(saved.token) || !current || before.ended.is_some() {
-                return Err(format!(
-                    "job {id} took step {} of {maker:?} in the name of {}, current is {:?}",
-                    saved.step,
-                    saved.token,
-                    before.tokens.last()
-                ));
-            }
-            if saved.kind == SavedKind::Checkpoint {
-                if newest.is_some_and(|newest| saved.step <= newest) {
-                    return Err(format!("job {id} went back to step {}", saved.step));
-                }
-                newest = Some(saved.step);
-            }
-        }
-        *before = after;
-        Ok(())
     }
 
     /// Somebody is told the answer to a wish.
@@ -203,7 +163,7 @@ impl Checker {
 
     /// A manifest is about to be committed by this attempt.
     pub(super) fn uploads(&mut self, commit: &Commit) {
-        self.made.insert(commit.manifest, commit.attempt);
+        self.made.insert(commit.manifest, (commit.attempt, commit.step));
     }
 
     /// An agent learns that something is committed.
@@ -212,10 +172,8 @@ impl Checker {
             Upload::Checkpoint(found) => (SavedKind::Checkpoint, found.step),
             Upload::Package(found) => (SavedKind::Package, found.step),
         };
-        let known = self.jobs.get(&attempt.job).is_some_and(|shadow| {
-            let same = |s: &Saved| s.token == attempt.token && s.kind == kind && s.step == step;
-            shadow.saved.iter().any(same)
-        });
+        let same = |s: &Saved| s.token == attempt.token && s.kind == kind && s.step == step;
+        let known = self.committed.iter().any(|((job, _), s)| *job == attempt.job && same(s));
         let text = || format!("{attempt} was told that {kind:?} {step} is committed; it is not");
         if known { Ok(()) } else { Err(text()) }
     }
@@ -225,6 +183,11 @@ impl Checker {
         let count = self.started.entry((attempt, wipes)).or_default();
         *count += 1;
         if *count > 1 { Err(format!("{attempt} was started twice")) } else { Ok(()) }
+    }
+
+    /// A container that no agent knows of is gone without a trace.
+    pub(super) fn never_seen(&mut self, attempt: AttemptId, wipes: u64) {
+        self.started.remove(&(attempt, wipes));
     }
 
     /// The controller says something to a node.
@@ -248,10 +211,11 @@ impl Checker {
     pub(super) fn last_look(&self, fleet: &Fleet) -> Step {
         self.loaded_again(fleet)?;
         for (id, job) in fleet.jobs() {
-            for attempt in &job.record.attempts {
+            for attempt in job.attempts.iter() {
                 let attempt_id = job.record.attempt(attempt.token);
                 // What a trainer said last reached the controller, and so did every step before it.
                 if let AttemptState::Ended(outcome, _) = &attempt.state
+                    && !self.wiped.contains(&attempt_id)
                     && outcome.step > self.steps.get(&attempt_id).copied()
                     && outcome.step.is_some_and(|step| step.get() > resumed(attempt))
                 {
@@ -274,15 +238,6 @@ impl Checker {
 
 fn resumed(attempt: &hone_controller::core::record::AttemptRecord) -> u64 {
     attempt.resume.as_ref().map_or(0, |saved| saved.step.get())
-}
-
-fn shadow_of(job: &Job) -> Shadow {
-    let ended = matches!(job.record.state, JobState::Ended { .. });
-    Shadow {
-        ended: ended.then(|| job.record.state.clone()),
-        tokens: job.record.attempts.iter().map(|attempt| attempt.token).collect(),
-        saved: job.saved.clone(),
-    }
 }
 
 /// An answer of no leaves no trace but a line of history.

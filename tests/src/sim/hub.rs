@@ -1,12 +1,11 @@
 //! The controller's process: the production core under the production driver's rule. A turn takes several inputs; what
 //! they put, delete and append becomes durable at once; then the rest happens. It can die before, between and after.
 
+mod answers;
+
 use std::collections::{BTreeMap, VecDeque};
 
-use hone_controller::core::{
-    Command, Commit, Effect, Fleet, Input, Reply, Session, Settings, Ticket, ToAgent,
-};
-use hone_proto::error::Refusal;
+use hone_controller::core::{Command, Effect, Fleet, Input, Session, Settings, Ticket};
 use hone_proto::event::Event;
 use hone_proto::id::NodeId;
 use hone_proto::time::{BootNanos, Now, WallNanos};
@@ -60,6 +59,9 @@ pub(super) fn settings() -> Settings {
         auto_wait: std::time::Duration::from_secs(240),
         mass_loss_hold: std::time::Duration::from_secs(600),
         keep_history: 120,
+        keep_attempts: 4,
+        keep_saved: 5,
+        most_requests: 60,
         ..Settings::default()
     }
 }
@@ -160,8 +162,10 @@ impl World {
             let input = self.spoil_input(input);
             let checked = input.clone();
             let Some(fleet) = self.hub.fleet.as_mut() else { return Ok(()) };
-            let out = fleet.handle(now, input);
+            let mut out = fleet.handle(now, input);
             fleet.check_invariants()?;
+            self.spoil_effects(&mut out);
+            let Some(fleet) = &self.hub.fleet else { return Ok(()) };
             self.checker.handled(&checked, &out, fleet, &self.machines)?;
             for effect in &out {
                 if let Effect::Append { event, .. } | Effect::AppendNode { event, .. } = effect
@@ -193,12 +197,20 @@ impl World {
                     | Effect::AppendNode { .. }
             )
         });
-        let early = self.config.sabotage == Some(Sabotage::AnswerBeforeCommit);
+        let early = self.is_broken(Sabotage::AnswerBeforeCommit);
         if early {
             self.act_all(rest.clone(), None)?;
         }
         let refused = self.hub.full_until > self.now && !writes.is_empty();
         if refused || dies == Some(0) {
+            self.count(if refused {
+                "controller died of a full disk"
+            } else {
+                "controller died before its turn was durable"
+            });
+            if self.is_broken(Sabotage::TornTurns) {
+                self.tear(writes);
+            }
             let back = nanos(self.chance.span(1_000, 20_000));
             self.hub_stop(back);
             return Ok(());
@@ -211,10 +223,23 @@ impl World {
             self.act_all(rest, most)?;
         }
         if most.is_some() {
+            self.count("controller died between two effects");
             let back = nanos(self.chance.span(1_000, 60_000));
             self.hub_stop(back);
         }
         Ok(())
+    }
+
+    /// A crash that leaves the first half of a turn.
+    fn tear(&mut self, writes: Vec<Effect>) {
+        let half = writes.len() / 2;
+        for write in writes.into_iter().take(half) {
+            match write {
+                Effect::Put(key, value) => drop(self.hub.store.insert(key, value)),
+                Effect::Delete(key) => drop(self.hub.store.remove(&key)),
+                _ => {}
+            }
+        }
     }
 
     fn hub_commit(&mut self, writes: Vec<Effect>, journal: Vec<Journalled>) -> Step {
@@ -231,8 +256,8 @@ impl World {
                     bytes += key.len() + value.len();
                     self.hash(&key);
                     self.hash(&value);
-                    if let Some(forgotten) = &self.config.sabotage
-                        && forgotten.forgets(&key, self.hub.turns)
+                    if let Some(sabotage) = &self.config.sabotage
+                        && sabotage.forgets(&key, &value, self.hub.turns)
                     {
                         continue;
                     }
@@ -279,92 +304,6 @@ impl World {
                 (&a.record, &a.inventory, &a.positions) == (&b.record, &b.inventory, &b.positions)
             });
         if same { Ok(()) } else { Err("what is stored is not what is in memory".to_owned()) }
-    }
-
-    fn act_all(&mut self, rest: Vec<Effect>, most: Option<usize>) -> Step {
-        for effect in rest.into_iter().take(most.unwrap_or(usize::MAX)) {
-            match effect {
-                Effect::Send(node, session, message) => self.say(&node, session, message)?,
-                Effect::Close(node, session, _) => self.close(&node, session),
-                Effect::Reply(ticket, result) => self.reply(ticket, result)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn say(&mut self, node: &NodeId, session: Session, message: ToAgent) -> Step {
-        if let Some((open, link)) = self.hub.open.get(node)
-            && *open == session
-        {
-            let link = *link;
-            self.checker.said(node, &message)?;
-            self.send_down(link, message);
-        }
-        Ok(())
-    }
-
-    fn close(&mut self, node: &NodeId, session: Session) {
-        if let Some((open, link)) = self.hub.open.get(node)
-            && *open == session
-        {
-            let link = *link;
-            self.hub.open.remove(node);
-            self.break_link(link);
-        }
-        let life = self.hub.life;
-        let replaced: Vec<_> = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.session == Some((life, session)))
-            .map(|(id, _)| *id)
-            .collect();
-        for link in replaced {
-            self.break_link(link);
-        }
-    }
-
-    fn reply(&mut self, ticket: Ticket, result: Result<Reply, Refusal>) -> Step {
-        let Some(waits) = self.hub.waiting.remove(&ticket) else { return Ok(()) };
-        if let Waits::Person(wish) = waits {
-            self.checker.promised(wish, &result)?;
-        }
-        if !self.calm && self.chance.one_in(30) {
-            self.answer_lost(waits);
-            return Ok(());
-        }
-        let delay = nanos(self.chance.span(2, 300));
-        match waits {
-            Waits::Person(wish) => {
-                self.after(delay, Happening::Answered(wish, result));
-            }
-            Waits::Agent { node, life, call } => {
-                self.after(delay, Happening::Committed { node, life, call, result });
-            }
-            Waits::Nobody => {}
-        }
-        Ok(())
-    }
-
-    /// The caller hears nothing, or only that the connection broke.
-    fn answer_lost(&mut self, waits: Waits) {
-        let delay = nanos(self.chance.span(100, 20_000));
-        match waits {
-            Waits::Person(wish) => self.after(delay, Happening::Unanswered(wish)),
-            Waits::Agent { node, life, call } => {
-                self.after(delay, Happening::CommitLost { node, life, call });
-            }
-            Waits::Nobody => {}
-        }
-    }
-
-    pub(super) fn hub_commit_call(&mut self, node: usize, life: u64, call: u64, commit: Commit) {
-        let ticket = self.ticket();
-        let id = self.machines[node].id.clone();
-        self.hub_tell(
-            Input::Commit { ticket, node: id, commit },
-            Waits::Agent { node, life, call },
-        );
     }
 }
 

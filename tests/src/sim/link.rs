@@ -52,6 +52,9 @@ impl World {
 
     fn latency(&mut self) -> u64 {
         let slow = !self.calm && self.chance.one_in(40);
+        if slow {
+            self.count("message late");
+        }
         let span = if slow { self.chance.span(1_000, 40_000) } else { self.chance.span(2, 300) };
         nanos(span)
     }
@@ -75,6 +78,7 @@ impl World {
         let delay = self.latency();
         let open = self.links.get_mut(&link).filter(|open| !open.dead)?;
         if self.machines[open.node].cut_until > now {
+            self.count("message lost");
             self.break_link(link);
             return None;
         }
@@ -88,7 +92,20 @@ impl World {
         let lost = self.chance.one_in(2);
         let Some(open) = self.links.get_mut(&link) else { return false };
         open.up_lost |= open.dead && lost;
-        open.open_at_hub && !open.up_lost
+        let (after, arrives) = (open.dead, open.open_at_hub && !open.up_lost);
+        if !arrives {
+            self.count("message lost");
+        } else if after {
+            self.count("message arrived after its session broke");
+        }
+        arrives
+    }
+
+    /// A machine goes down: what it had sent and nobody had received is never sent again.
+    pub(super) fn lose_sent(&mut self, node: usize) {
+        for open in self.links.values_mut().filter(|open| open.node == node) {
+            open.up_lost = true;
+        }
     }
 
     /// The connection breaks. Each side learns of it in its own time, or not before the other shows up again.

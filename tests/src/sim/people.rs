@@ -8,7 +8,7 @@ use hone_controller::core::{Caller, Command, Effect, Input, Reply};
 use hone_controller::placement::Demand;
 use hone_proto::assignment::ImageRef;
 use hone_proto::error::Refusal;
-use hone_proto::id::{JobId, NodeId, ProjectName};
+use hone_proto::id::{Digest, JobId, NodeId, ProjectName};
 use hone_proto::quantity::{Bytes, MilliCpu};
 
 use super::hub::Waits;
@@ -23,6 +23,9 @@ pub(super) struct Person {
     pub(super) tries: u32,
     pub(super) done: bool,
 }
+
+/// More memory than any machine has.
+const ABSURD: Bytes = Bytes::gib(500);
 
 const USERS: [&str; 3] = ["bob", "eve", "kim"];
 
@@ -91,7 +94,7 @@ impl World {
             16 if self.chance.one_in(6) => self.revoke(),
             17 => {
                 let mut wish = self.wish();
-                wish.demand.ram = Bytes::gib(500);
+                wish.demand.ram = ABSURD;
                 self.want(user, Role::Submitter, submit(wish));
             }
             18 => self.want(user, Role::Operator, Command::Cancel(JobId::new(9_999))),
@@ -112,6 +115,7 @@ impl World {
     /// A commit that was called before arrives once more, or in the name of another node; a token is spent again.
     fn say_again(&mut self) {
         if self.chance.one_in(4) {
+            self.count("token spent again");
             let node = self.some_node();
             let ticket = self.ticket();
             let spend = Input::Spend {
@@ -129,7 +133,15 @@ impl World {
             let foreign = self.chance.one_in(3);
             let node = if foreign { self.some_node() } else { self.machines[*node].id.clone() };
             let ticket = self.ticket();
-            let commit = commit.clone();
+            let mut commit = commit.clone();
+            if self.chance.one_in(3) {
+                // The same step with other bytes: a trainer that went back.
+                self.count("commit of a step that is passed");
+                commit.manifest = Digest::of(format!("back {}", commit.manifest).as_bytes());
+                self.checker.uploads(&commit);
+            } else {
+                self.count(if foreign { "commit in a foreign name" } else { "commit said again" });
+            }
             self.hub_tell(Input::Commit { ticket, node, commit }, Waits::Nobody);
         }
     }
@@ -150,7 +162,7 @@ impl World {
         let every = self.chance.between(3, 10);
         let wait = match self.chance.between(0, 3) {
             0 => OnDisconnect::Forever,
-            1 => OnDisconnect::Wait(self.chance.span(20_000, 300_000)),
+            1 | 2 => OnDisconnect::Wait(self.chance.span(20_000, 300_000)),
             _ => OnDisconnect::Auto,
         };
         Wish {
@@ -190,6 +202,7 @@ impl World {
         self.after(0, Happening::Asks(wish));
         if self.chance.one_in(10) {
             // A proxy that sends twice.
+            self.count("request said twice");
             let late = nanos(self.chance.span(0, 60_000));
             self.after(late, Happening::Asks(wish));
         }
@@ -210,8 +223,23 @@ impl World {
 
     pub(super) fn answered(&mut self, wish: u64, result: Result<Reply, Refusal>) {
         self.count(if result.is_ok() { "wishes granted" } else { "wishes refused" });
-        if let Some(person) = self.people.get_mut(&wish) {
-            person.done = true;
+        let Some(person) = self.people.get_mut(&wish) else { return };
+        person.done = true;
+        if self.calm
+            && let (Command::Drain { node, .. }, Ok(_)) = (&person.command, &result)
+        {
+            // It arrived late, perhaps after what was drained had been resumed.
+            let node = node.clone();
+            self.want("ada", Role::Admin, Command::Resume(node));
+            return;
+        }
+        // A fleet whose nodes were not seen yet takes anything. Whoever asked for the absurd takes it back.
+        if let (Command::Submit { wish, .. }, Ok(Reply::Job { job, .. })) =
+            (&person.command, result)
+            && wish.demand.ram >= ABSURD
+        {
+            self.count("absurd wish taken back");
+            self.want("ada", Role::Admin, Command::Cancel(job));
         }
     }
 

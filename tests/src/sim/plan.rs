@@ -16,9 +16,9 @@ use super::spool::Spool;
 use super::world::{Happening, Step, World};
 
 impl World {
-    pub(super) fn fault(&mut self) {
+    pub(super) fn fault(&mut self) -> Step {
         if self.calm {
-            return;
+            return Ok(());
         }
         let next = nanos(self.chance.span(2_000, 90_000));
         self.after(next, Happening::Fault);
@@ -33,23 +33,28 @@ impl World {
                 self.hub.restored = self.hub.fleet.is_some();
                 self.hub_stop(nanos(Duration::from_secs(30)));
                 self.hub.booted = self.now;
+                self.count("controller's machine rebooted");
             }
             4 => {
                 self.hub.full_until = self.now + nanos(self.chance.span(1_000, 90_000));
                 self.count("controller's disk full");
             }
-            5 => self.hub.wall += self.jump(),
+            5 => {
+                self.count("controller's wall clock set");
+                self.hub.wall += self.jump();
+            }
             6..=8 => {
                 let back = nanos(self.chance.span(500, 60_000));
                 self.node_stop(node, back);
             }
-            9 | 10 => self.reboot(node, false),
-            11 => self.reboot(node, true),
+            9 | 10 => self.reboot(node, false)?,
+            11 => self.reboot(node, true)?,
             12 => {
                 self.machines[node].full_until = self.now + nanos(self.chance.span(1_000, 120_000));
                 self.count("agent's disk full");
             }
             13 => {
+                self.count("agent's wall clock set");
                 let jump = self.jump();
                 self.machines[node].wall += jump;
             }
@@ -63,11 +68,14 @@ impl World {
                 self.cut(node, span);
             }
             17 => {
+                // So long that attempts are given up; of the largest machine, to which their jobs come back.
                 let span = nanos(self.chance.span(200_000, 900_000));
-                self.cut(node, span);
+                let largest = self.chance.one_in(2);
+                self.cut(if largest { 0 } else { node }, span);
             }
             18 => {
                 let span = nanos(self.chance.span(20_000, 240_000));
+                self.count("all nodes cut off");
                 for node in 0..self.machines.len() {
                     self.cut(node, span);
                 }
@@ -85,11 +93,11 @@ impl World {
             22 => self.stray(node),
             _ => self.offer(node),
         }
+        Ok(())
     }
 
     /// How far somebody sets a wall clock.
     fn jump(&mut self) -> i64 {
-        self.count("wall clock set");
         let span = i64::try_from(nanos(self.chance.span(1_000, 30 * 3_600_000))).unwrap_or(0);
         if self.chance.one_in(2) { span } else { -span }
     }
@@ -102,9 +110,10 @@ impl World {
     }
 
     /// Power goes and comes back; perhaps on an empty disk.
-    fn reboot(&mut self, node: usize, wipe: bool) {
+    fn reboot(&mut self, node: usize, wipe: bool) -> Step {
         let back = nanos(self.chance.span(5_000, 200_000));
         self.node_stop(node, back);
+        self.lose_sent(node);
         self.count(if wipe { "machine wiped" } else { "machine rebooted" });
         let now = self.now;
         let machine = &mut self.machines[node];
@@ -112,10 +121,12 @@ impl World {
         machine.booted = now;
         machine.engine.end_all(137);
         machine.spool.power_cut();
+        self.checker.survived(&machine.spool)?;
         if wipe {
             machine.wipes += 1;
             machine.engine = Default::default();
             machine.kept = AgentState::default();
+            self.checker.wiped(&machine.spool);
             let id = format!("s{node}-{}", machine.wipes).parse().expect("an id");
             machine.spool = Spool::new(id);
         }
@@ -123,16 +134,25 @@ impl World {
         if machine.agent.is_none() {
             self.after(back, Happening::NodeStart(node));
         }
+        Ok(())
     }
 
     /// Somebody kills or removes a container behind the agent's back.
     fn take_container(&mut self, node: usize) {
         let removes = self.chance.one_in(2);
         let oom = self.chance.one_in(3);
-        let engine = &mut self.machines[node].engine;
+        let machine = &mut self.machines[node];
+        let state = machine.agent.as_ref().map_or(&machine.kept, |process| process.agent.state());
+        let engine = &mut machine.engine;
         let running = engine.containers.iter().find(|c| c.state == SeenState::Running);
-        if let Some(id) = running.map(|c| c.id.clone()) {
+        if let Some((id, attempt)) = running.map(|c| (c.id.clone(), c.attempt)) {
             if removes {
+                let record = attempt.and_then(|attempt| state.attempts.get(&attempt));
+                let known = record.is_some_and(|record| record.container.as_ref() == Some(&id));
+                if let Some(attempt) = attempt.filter(|_| !known) {
+                    // Its start was never confirmed, and nothing is left of it: it may be started.
+                    self.checker.never_seen(attempt, machine.wipes);
+                }
                 engine.containers.retain(|c| c.id != id);
             } else {
                 engine.exit(&id, 137, oom);
@@ -213,6 +233,10 @@ impl World {
                 if open.session.is_none_or(|(l, _)| l != life) {
                     return;
                 }
+                // As the listener takes them: over the wire, where what is too long is cut.
+                let wire = events.into_iter().map(hone_proto::wire::Event::from);
+                let taken = wire.map(|event| hone_proto::convert::event::reported(stream, event));
+                let Ok(events) = taken.collect() else { return };
                 let events = Input::Events { node: id, spool, stream, events };
                 self.hub_tell(events, Waits::Nobody);
             }
@@ -240,7 +264,7 @@ impl World {
         let Some(fleet) = &self.hub.fleet else { return "the controller is down".to_owned() };
         for (id, job) in fleet.jobs() {
             if !matches!(job.record.state, JobState::Ended { .. }) {
-                let last = job.record.attempts.last().map(|a| (&a.node, &a.state, a.stop));
+                let last = job.attempts.last().map(|a| (&a.node, &a.state, a.stop));
                 return format!("job {id} is {:?}; its last attempt: {last:?}", job.record.state);
             }
         }

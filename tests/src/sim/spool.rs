@@ -1,13 +1,13 @@
 //! A spool as the agent's: per stream numbered events, durable up to what was synced, with the positions of readers in
 //! the same frame. Everything that was ever numbered is remembered, for the checker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hone_proto::event::{Event, Payload, Stream};
 use hone_proto::id::{AttemptId, Seq, SpoolId};
 
-/// Events of a bounded stream. Few, so that runs meet the bound.
-const BOUND: usize = 150;
+/// Events of a bounded stream. Few, so that a cut of minutes meets the bound.
+const BOUND: usize = 16;
 
 /// One stream.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +18,8 @@ pub(super) struct Lane {
     gone: usize,
     /// Numbers up to here survive a power cut.
     synced: usize,
+    /// The highest number that was ever sent.
+    sent: usize,
     /// How far each attempt's file was read, and how far of that is synced.
     cursors: BTreeMap<AttemptId, usize>,
     synced_cursors: BTreeMap<AttemptId, usize>,
@@ -42,6 +44,14 @@ impl Lane {
 
     pub(super) fn cursor(&self, attempt: AttemptId) -> usize {
         self.cursors.get(&attempt).copied().unwrap_or(0)
+    }
+
+    /// Remembers that everything up to this number was sent. True when it had been before.
+    pub(super) fn mark_sent(&mut self, seq: Seq) -> bool {
+        let seq = usize::try_from(seq.get()).unwrap_or(usize::MAX);
+        let again = seq <= self.sent;
+        self.sent = self.sent.max(seq);
+        again
     }
 
     pub(super) fn append(&mut self, mut event: Event) {
@@ -120,9 +130,10 @@ impl Spool {
         }
     }
 
-    pub(super) fn forget(&mut self, attempt: AttemptId) {
+    /// Positions of attempts that are gone are of no use; a reader without its position would begin anew.
+    pub(super) fn retain_readers(&mut self, held: &BTreeSet<AttemptId>) {
         for lane in self.lanes.values_mut() {
-            lane.cursors.remove(&attempt);
+            lane.cursors.retain(|attempt, _| held.contains(attempt));
         }
     }
 }

@@ -35,9 +35,14 @@ pub(super) enum Happening {
     NodeLearns(u64),
     NodeStart(usize),
     NodeTurn(usize, u64),
-    /// An effect that takes its time is carried out.
-    Done(usize, u64, Box<agent_core::Effect>),
-    Told(usize, u64, Box<agent_core::Input>),
+    /// An effect that takes its time is carried out, on the boot on which it was begun.
+    Done {
+        node: usize,
+        life: u64,
+        boots: u64,
+        effect: Box<agent_core::Effect>,
+    },
+    Told(usize, u64, Vec<agent_core::Input>),
     Calls {
         node: usize,
         life: u64,
@@ -225,8 +230,10 @@ impl World {
             }
             Happening::NodeStart(node) => self.node_start(node),
             Happening::NodeTurn(node, life) => self.node_turn(node, life),
-            Happening::Done(node, life, effect) => self.done(node, life, *effect),
-            Happening::Told(node, life, input) => self.tell(node, life, vec![*input]),
+            Happening::Done { node, life, boots, effect } if boots == self.machines[node].boots => {
+                self.done(node, life, *effect)
+            }
+            Happening::Told(node, life, inputs) => self.tell(node, life, inputs),
             Happening::Calls { node, life, call, commit } => {
                 self.calls(node, life, call, commit);
                 Ok(())
@@ -259,15 +266,16 @@ impl World {
                 self.people_act();
                 Ok(())
             }
-            Happening::Fault => {
-                self.fault();
-                Ok(())
-            }
+            Happening::Fault => self.fault(),
             Happening::Calm => {
                 self.calm_down();
                 Ok(())
             }
-            Happening::HubTick(_) | Happening::HubTurn(_) | Happening::Over => Ok(()),
+            // Whoever was to do it is no more.
+            Happening::HubTick(_)
+            | Happening::HubTurn(_)
+            | Happening::Done { .. }
+            | Happening::Over => Ok(()),
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 mod availability;
 mod hardening;
 mod images;
+mod launch;
 mod life;
 mod logs;
 

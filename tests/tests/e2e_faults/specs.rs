@@ -27,7 +27,8 @@ const BAD: &[(&str, &str, i32, &[&str])] = &[
 #[test]
 fn bad_specs_are_refused_and_change_nothing() -> Result<()> {
     let fleet = cluster()?;
-    let before = fleet.jobs()?;
+    let numbers = || -> Result<Vec<_>> { Ok(fleet.jobs()?.iter().map(|job| job.job).collect()) };
+    let before = (numbers()?, fleet.stored()?);
     let mut wrong = Vec::new();
     for (from, to, code, words) in BAD {
         let path = fleet.write_spec("bad", &spec("bad", 1).replacen(from, to, 1))?;
@@ -39,6 +40,7 @@ fn bad_specs_are_refused_and_change_nothing() -> Result<()> {
         }
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    ensure!(fleet.jobs()? == before, "a refused spec changed the jobs");
+    ensure!(numbers()? == before.0, "a refused spec changed the jobs");
+    ensure!(fleet.stored()? == before.1, "a refused spec left objects or chunks behind");
     Ok(())
 }

@@ -70,7 +70,7 @@ fn followers_come_and_go_and_the_job_goes_on() -> Result<()> {
     let before = fleet.jobs()?.iter().map(|job| job.job).max().unwrap_or(0);
     let path = fleet.write_spec("followed", &spec("followed", 13))?;
     let mut submit = fleet.hone();
-    submit.args(["submit", &path, "--follow", "--image", &fleet.image]);
+    submit.args(["submit", &path, "--follow", "--every-step", "--image", &fleet.image]);
     let submit = Follower::start(&fleet, "submit", submit)?;
     let number = wait_until("the job is accepted", JOB_PATIENCE, || {
         Ok(fleet.jobs()?.iter().map(|job| job.job).find(|job| *job > before))
@@ -78,12 +78,12 @@ fn followers_come_and_go_and_the_job_goes_on() -> Result<()> {
     let job = number.to_string();
 
     let mut watch = fleet.hone();
-    watch.args(["watch", &job]);
+    watch.args(["watch", &job, "--every-step"]);
     let watch = Follower::start(&fleet, "watch", watch)?;
     let terminal = Follower::start(&fleet, "terminal", in_a_terminal(&fleet, &job)?)?;
     let way = fleet.another_way()?;
     let mut apart = fleet.hone_through(&way)?;
-    apart.args(["watch", &job]);
+    apart.args(["watch", &job, "--every-step"]);
     let mut apart = Follower::start(&fleet, "apart", apart)?;
 
     apart.sees("step 3/")?;
@@ -98,7 +98,7 @@ fn followers_come_and_go_and_the_job_goes_on() -> Result<()> {
     let ended = fleet.completes(number)?;
     ensure!(ended.attempts.len() == 1, "{} attempts", ended.attempts.len());
     ensure!(!ended.cancel_requested, "a follower who leaves cancels nothing");
-    has_each_step(&fleet.run(&["watch", &job])?)?;
+    has_each_step(&fleet.run(&["watch", &job, "--every-step"])?)?;
 
     // Who was cut off follows again by themselves, to the end.
     way.mend();
@@ -108,4 +108,28 @@ fn followers_come_and_go_and_the_job_goes_on() -> Result<()> {
     ensure!(status.success(), "{status}: {text}");
     has_each_step(&text)?;
     succeeded(fleet.hone().args(["show", &job]).output()?).map(drop)
+}
+
+#[test]
+fn a_submitter_who_is_cut_off_follows_again_to_the_end() -> Result<()> {
+    let fleet = cluster()?;
+    let before = fleet.jobs()?.iter().map(|job| job.job).max().unwrap_or(0);
+    let path = fleet.write_spec("submitted-apart", &spec("submitted-apart", 17))?;
+    let way = fleet.another_way()?;
+    let mut submit = fleet.hone_through(&way)?;
+    submit.args(["submit", &path, "--follow", "--every-step", "--image", &fleet.image]);
+    let mut submit = Follower::start(&fleet, "submit-apart", submit)?;
+    submit.sees("step 3/")?;
+    way.cut();
+    let job = fleet.jobs()?.iter().map(|job| job.job).find(|job| *job > before);
+    let job = job.context("the job was accepted")?;
+    let ended = fleet.completes(job)?;
+    ensure!(ended.attempts.len() == 1, "{} attempts", ended.attempts.len());
+    ensure!(!ended.cancel_requested, "a submitter who is cut off cancels nothing");
+    ensure!(submit.child.try_wait()?.is_none(), "it ended while it was cut off");
+    way.mend();
+    let status = wait_until("it is done", PATIENCE, || Ok(submit.child.try_wait()?))?;
+    let text = std::fs::read_to_string(&submit.seen)?;
+    ensure!(status.success(), "{status}: {text}");
+    has_each_step(&text)
 }

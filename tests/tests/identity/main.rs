@@ -9,14 +9,22 @@ mod http2;
 mod ownership;
 mod renewal;
 mod resumption;
+mod revocation;
 mod roles;
+mod tokens;
 
 use std::error::Error;
 
 use hone_proto::error::Refusal;
 use hone_proto::identity::refused::refusal;
-use hone_tests::controller::PATIENCE;
+use hone_tests::controller::InProcess;
+use hone_tests::reach::PATIENCE;
 use tonic::Status;
+
+/// The controller that the shared cases are tried on; `e2e_controller` tries them on a process.
+async fn controller() -> InProcess {
+    InProcess::start().await.expect("a controller")
+}
 
 /// Ends a test that hangs, with a line that says at what.
 async fn soon<T>(what: &str, doing: impl Future<Output = T>) -> T {

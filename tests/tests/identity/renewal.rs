@@ -13,11 +13,10 @@ use hone_proto::identity::{
 use hone_proto::time::Now;
 use hone_proto::wire::operator_client::OperatorClient;
 use hone_proto::wire::{self, EnrolKind};
-use hone_tests::controller::{InProcess, fresh_id};
+use hone_tests::controller::InProcess;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use super::ownership::Agent;
 use super::soon;
 
 async fn follow(client: &mut OperatorClient<Channel>) -> Streaming<wire::EventView> {
@@ -36,12 +35,13 @@ async fn a_stream_outlives_its_certificate_when_it_is_renewed_and_ends_with_it_w
     let lifetimes = Lifetimes { user: Duration::from_secs(8), ..Lifetimes::default() };
     let controller = InProcess::with(lifetimes, Joins::default()).await.expect("a controller");
 
-    let token = controller.invite("bob", "viewer").await.expect("a token");
+    let token = controller.reach.invite("bob", "viewer").await.expect("a token");
     let scratch = tempfile::tempdir().expect("a folder");
     let dir = IdentityDir::new(scratch.path());
-    let (bob, record) =
-        join(&dir, controller.invitation(&token, EnrolKind::User)).await.expect("bob logs in");
-    let carol = controller.enrolled_user("carol", "viewer").await.expect("carol");
+    let (bob, record) = join(&dir, controller.reach.invitation(&token, EnrolKind::User))
+        .await
+        .expect("bob logs in");
+    let carol = controller.reach.enrolled_user("carol", "viewer").await.expect("carol");
 
     let nameless = std::sync::Arc::new(ClientIdentity::nameless(&bob).expect("an identity"));
     let (renewer, newest) = Renewer::new(dir.clone(), bob.clone()).expect("a renewer");
@@ -51,7 +51,7 @@ async fn a_stream_outlives_its_certificate_when_it_is_renewed_and_ends_with_it_w
         ask_renewal(connector.clone(), nameless.clone(), record.controller.clone(), renewal)
     }));
     let mut bobs = follow(&mut OperatorClient::new(channel.clone())).await;
-    let mut carols_client = controller.operator(&carol).expect("a client");
+    let mut carols_client = controller.reach.operator(&carol).expect("a client");
     let carols = follow(&mut carols_client).await;
 
     let ended = soon("carol's stream", end_of(carols)).await.expect_err("it ended well");
@@ -76,7 +76,7 @@ async fn a_stream_outlives_its_certificate_when_it_is_renewed_and_ends_with_it_w
         let left = bobs_end.plus(Duration::from_millis(500)).since(Now::read().wall);
         tokio::time::sleep(left).await;
     }
-    controller.node_token(0).await.expect("something happens");
+    controller.reach.node_token(0).await.expect("something happens");
     let seen = soon("the event", async {
         loop {
             let event = bobs.message().await.expect("bob's stream is open").expect("an event");
@@ -92,42 +92,4 @@ async fn a_stream_outlives_its_certificate_when_it_is_renewed_and_ends_with_it_w
     assert!(kept.certificate().facts.not_after > bobs_end, "nothing was written to disk");
     assert_ne!(kept.certificate().facts.key, bob.certificate().facts.key, "the key is the old one");
     renewing.abort();
-}
-
-#[tokio::test]
-async fn revocation_ends_open_streams_at_once() {
-    let controller = InProcess::start().await.expect("a controller");
-    let bob = controller.enrolled_user("bob", "viewer").await.expect("bob");
-    let mut client = controller.operator(&bob).expect("a client");
-    let mut stream = follow(&mut client).await;
-    soon("a first event", stream.message()).await.expect("the stream is open");
-    let machine = controller.enrolled_node().await.expect("a node");
-    let Agent { say, mut link } = Agent::attach(&controller, &machine).await;
-
-    let mut admin = controller.operator(&controller.admin).expect("a client");
-    let began = std::time::Instant::now();
-    let request = wire::RevokeOperatorRequest { request_id: fresh_id(), user: "bob".to_owned() };
-    admin.revoke_operator(request).await.expect("bob is revoked");
-    let ended = soon("bob's stream", end_of(stream)).await.expect_err("it ended well");
-    assert_eq!(Refusal::from(&ended).reason, Reason::Revoked, "{ended:?}");
-
-    let id = machine.certificate().id.peer.to_string().replace("node/", "");
-    let request = wire::RevokeNodeRequest { request_id: fresh_id(), node: id };
-    admin.revoke_node(request).await.expect("the node is revoked");
-    let ended = soon("the link", async {
-        loop {
-            match link.message().await {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("the link ended well"),
-                Err(status) => return status,
-            }
-        }
-    });
-    assert_eq!(Refusal::from(&ended.await).reason, Reason::Revoked);
-    // What the agent still sends goes nowhere: its half of the stream is closed too.
-    soon("the agent's half", say.closed()).await;
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-
-    let again = soon("another call", client.who_am_i(wire::WhoAmIRequest {})).await;
-    assert_eq!(super::why(again).reason, Reason::Revoked);
 }

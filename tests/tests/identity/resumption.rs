@@ -7,8 +7,8 @@ use hone_controller::identity::Lifetimes;
 use hone_proto::identity::tls::Admission;
 use hone_proto::identity::{Credentials, Plane};
 use hone_proto::wire;
-use hone_tests::controller::{InProcess, fresh_id};
 use hone_tests::identities::{Identities, user};
+use hone_tests::reach::fresh_id;
 use rustls::client::{Resumption, TicketRequest};
 use rustls::pki_types::ServerName;
 use rustls::server::ServerSessionMemoryCache;
@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::soon;
+use super::{controller, soon};
 
 /// A client that stores every ticket that it is given, and asks for several.
 fn hoarding(credentials: &Credentials) -> Arc<ClientConfig> {
@@ -55,15 +55,15 @@ async fn visit(config: &Arc<ClientConfig>, port: u16) -> Outcome {
 
 #[tokio::test]
 async fn a_session_is_never_resumed_and_a_revoked_peer_never_comes_back() {
-    let controller = InProcess::start().await.expect("a controller");
-    let bob = controller.enrolled_user("bob", "viewer").await.expect("bob");
+    let controller = controller().await;
+    let bob = controller.reach.enrolled_user("bob", "viewer").await.expect("bob");
     let config = hoarding(&bob);
-    let port = controller.address.port(Plane::Control);
+    let port = controller.reach.address.port(Plane::Control);
     for _ in 0..3 {
         assert_eq!(visit(&config, port).await, Outcome::In { resumed: false, tickets: 0 });
     }
     let request = wire::RevokeOperatorRequest { request_id: fresh_id(), user: "bob".to_owned() };
-    let mut admin = controller.operator(&controller.admin).expect("a client");
+    let mut admin = controller.reach.operator(&controller.reach.admin).expect("a client");
     admin.revoke_operator(request).await.expect("bob is revoked");
     assert_eq!(visit(&config, port).await, Outcome::Out);
 }

@@ -9,6 +9,15 @@ fn write(path: &Path, text: &str) {
     fs::write(path, text).expect("written");
 }
 
+/// What the kernel tells of a process that started so many ticks after boot.
+fn stat(start: u64) -> String {
+    format!("42 (a) name) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 {start} 4096 9 0 0\n")
+}
+
+fn init(roots: &HostRoots, pid: u32) -> Place {
+    Place::Init(Process::of(roots, pid).expect("it runs"))
+}
+
 /// A process 42 in a container's groups of the first generation.
 fn v1_fixture(dir: &Path) -> HostRoots {
     let mount = |number: u32, controller: &str| {
@@ -20,6 +29,7 @@ fn v1_fixture(dir: &Path) -> HostRoots {
     let mountinfo: String =
         [(30, "memory"), (31, "cpuacct"), (32, "blkio")].map(|(n, c)| mount(n, c)).concat();
     write(&dir.join("proc/self/mountinfo"), &mountinfo);
+    write(&dir.join("proc/42/stat"), &stat(100));
     write(
         &dir.join("proc/42/cgroup"),
         "9:name=systemd:/docker/ab\n4:cpu,cpuacct:/docker/ab\n3:memory:/docker/ab\n2:blkio:/docker/ab\n0::/\n",
@@ -38,6 +48,7 @@ fn v1_fixture(dir: &Path) -> HostRoots {
 fn v2_fixture(dir: &Path) -> HostRoots {
     let mountinfo = format!("30 1 0:30 / {}/unified rw - cgroup2 cgroup2 rw\n", dir.display());
     write(&dir.join("proc/self/mountinfo"), &mountinfo);
+    write(&dir.join("proc/42/stat"), &stat(100));
     write(&dir.join("proc/42/cgroup"), "0::/system.slice/docker-ab.scope\n");
     let group = |file: &str, text: &str| {
         write(&dir.join("unified/system.slice/docker-ab.scope").join(file), text);
@@ -63,11 +74,15 @@ fn the_first_generation_is_read() {
         read: Some(Bytes::new(4096)),
         written: Some(Bytes::new(8192)),
     };
-    for place in [Place::Pid(42), Place::Path("/docker/ab".to_owned())] {
+    for place in [init(&roots, 42), Place::Path("/docker/ab".to_owned())] {
         assert_eq!(read_once(&roots, Some(CgroupVersion::V1), &place), Some(expected));
     }
-    assert_eq!(read_once(&roots, None, &Place::Pid(42)), Some(expected), "guessed from the mounts");
-    assert_eq!(read_once(&roots, None, &Place::Pid(43)), None);
+    assert_eq!(
+        read_once(&roots, None, &init(&roots, 42)),
+        Some(expected),
+        "guessed from the mounts"
+    );
+    assert_eq!(Process::of(&roots, 43), None);
 }
 
 #[test]
@@ -83,11 +98,11 @@ fn the_second_generation_is_read() {
         written: Some(Bytes::new(20)),
     };
     for version in [Some(CgroupVersion::V2), None] {
-        assert_eq!(read_once(&roots, version, &Place::Pid(42)), Some(expected));
+        assert_eq!(read_once(&roots, version, &init(&roots, 42)), Some(expected));
     }
     let max = dir.path().join("unified/system.slice/docker-ab.scope/memory.max");
     write(&max, "max\n");
-    let unlimited = read_once(&roots, None, &Place::Pid(42)).expect("a reading");
+    let unlimited = read_once(&roots, None, &init(&roots, 42)).expect("a reading");
     assert_eq!(unlimited.memory_limit, None);
 }
 
@@ -95,9 +110,20 @@ fn the_second_generation_is_read() {
 fn a_group_that_vanishes_tells_nothing_more() {
     let dir = tempfile::tempdir().expect("a folder");
     let roots = v2_fixture(dir.path());
-    let mut group = Hierarchies::find(&roots, None).group(&Place::Pid(42)).expect("a group");
+    let mut group = Hierarchies::find(&roots, None).group(&init(&roots, 42)).expect("a group");
     fs::remove_dir_all(dir.path().join("unified")).expect("removed");
     assert_eq!(group.read(&mut Vec::new()), CgroupReading::default());
+}
+
+#[test]
+fn a_process_that_gets_the_id_of_one_that_ended_is_somebody_else() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let roots = v2_fixture(dir.path());
+    let place = init(&roots, 42);
+    assert!(read_once(&roots, None, &place).is_some());
+    write(&dir.path().join("proc/42/stat"), &stat(101));
+    assert_eq!(read_once(&roots, None, &place), None, "its groups were taken for the container's");
+    assert!(read_once(&roots, None, &init(&roots, 42)).is_some());
 }
 
 #[test]
@@ -123,14 +149,14 @@ fn a_mount_that_shows_a_part_of_its_hierarchy_is_followed() {
         format!("30 1 0:30 /system.slice {}/part rw - cgroup2 cgroup2 rw\n", dir.path().display());
     write(&dir.path().join("proc/self/mountinfo"), &mountinfo);
     write(&dir.path().join("part/docker-ab.scope/memory.current"), "77\n");
-    let reading = read_once(&roots, None, &Place::Pid(42)).expect("a reading");
+    let reading = read_once(&roots, None, &init(&roots, 42)).expect("a reading");
     assert_eq!(reading.memory, Some(Bytes::new(77)));
 }
 
 #[test]
 fn this_very_process_has_groups_that_count_its_time() {
     let roots = HostRoots::default();
-    let place = Place::Pid(std::process::id());
+    let place = init(&roots, std::process::id());
     let reading = read_once(&roots, None, &place).expect("this kernel has control groups");
     assert!(reading.cpu_ns.is_some_and(|ns| ns > 0) || reading.memory.is_some(), "{reading:?}");
     assert!(host_oom_kills(&roots).is_some());

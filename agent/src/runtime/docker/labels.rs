@@ -33,6 +33,11 @@ impl Owner {
         ])
     }
 
+    /// The label of a container that answers a question: this fleet's, and no node's.
+    pub(super) fn labels_of_question(&self) -> HashMap<String, String> {
+        HashMap::from([(FLEET.to_owned(), self.fleet.to_string())])
+    }
+
     /// The engine's filter for exactly these containers.
     pub(super) fn filter(&self) -> HashMap<String, Vec<String>> {
         let labels = vec![format!("{FLEET}={}", self.fleet), format!("{NODE}={}", self.node)];

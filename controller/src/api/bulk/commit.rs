@@ -10,7 +10,7 @@ use hone_proto::identity::Peer;
 use hone_proto::manifest::{Kind, Manifest, Sealed, decode_and_validate};
 use hone_proto::wire::CommitRequest;
 
-use super::{Admitted, Chunks, CommitCall, Fleet, Service, refusal};
+use super::{Chunks, CommitCall, Fleet, Service, refusal};
 
 impl<C: Chunks, F: Fleet> Service<C, F> {
     pub(super) async fn commit_manifest(
@@ -22,7 +22,8 @@ impl<C: Chunks, F: Fleet> Service<C, F> {
             .request_id
             .parse()
             .map_err(|error| WireError { field: "request_id", why: format!("{error}") })?;
-        let Admitted { caller, scope, project } = self.admit(caller, message.scope).await?;
+        let scope = Scope::try_from(message.scope)?;
+        let project = self.fleet.scope_of_commit(&caller, &scope).await?;
         let bytes = Bytes::from(message.manifest);
         let manifest = {
             let (scope, project) = (scope.clone(), project.clone());

@@ -35,7 +35,7 @@ pub fn of_job(sample: &wire::NodeSample, job: u64, gpus: &[String]) -> Vec<Strin
     lines
 }
 
-fn gpu_line(gpu: &GpuSample) -> String {
+pub(super) fn gpu_line(gpu: &GpuSample) -> String {
     let throttle = gpu.throttle.map(|reasons| reasons.names().join(", "));
     let throttle = throttle.filter(|names| !names.is_empty() && names != "gpu_idle");
     let parts = [
@@ -58,7 +58,7 @@ fn of(used: Bytes, whole: Option<Bytes>) -> String {
     whole.map_or_else(|| used.to_string(), |whole| format!("{used} of {whole}"))
 }
 
-fn state(state: &GpuState) -> String {
+pub(super) fn state(state: &GpuState) -> String {
     match state {
         GpuState::Ok => "ok".to_owned(),
         GpuState::Lost => "lost: the machine must be restarted".to_owned(),
@@ -82,6 +82,21 @@ pub fn allocatable(has: &wire::Allocatable) -> String {
     parts.push(format!("{} RAM", has.ram));
     parts.push(format!("{} disk", has.disk));
     parts.join(", ")
+}
+
+/// What placement may promise, short enough for a table: `8×80G 16c 120G` are eight GPUs of 80 GiB each, 16 cores and
+/// 120 GiB of RAM. Empty when it cannot be read.
+#[must_use]
+pub fn allocatable_short(has: &wire::Allocatable) -> String {
+    let Ok(has) = Allocatable::try_from(has.clone()) else { return String::new() };
+    let gib = |bytes: Bytes| (bytes.get().saturating_add(1 << 29)) >> 30;
+    let vram: Vec<_> = has.gpus.iter().map(|gpu| gib(gpu.vram)).collect();
+    let gpus = match (vram.iter().min(), vram.iter().max()) {
+        (Some(least), Some(most)) if least == most => format!("{}×{most}G ", vram.len()),
+        (Some(least), Some(most)) => format!("{}×{least}–{most}G ", vram.len()),
+        _ => String::new(),
+    };
+    format!("{gpus}{}c {}G", has.cpu, gib(has.ram))
 }
 
 /// What a node has, in paragraphs; none when it cannot be read.
@@ -240,7 +255,7 @@ pub fn sample(sample: &wire::NodeSample, width: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::cli) mod tests {
     use super::*;
     use hone_proto::id::{Attempt, AttemptId, Generation, JobId, Token};
     use hone_proto::inventory::{Cpu, Disk, DiskSpeed, EngineFacts, Gpu, GpuId, GpuSupport};
@@ -251,9 +266,15 @@ mod tests {
         format!("GPU-8f6c2b0e-1111-2222-3333-44445555666{n}").parse().expect("an id")
     }
 
-    fn busy() -> wire::NodeSample {
+    /// The id of a GPU that [`busy`] and [`full`] have, as text.
+    pub(in crate::cli) fn gpu() -> String {
+        id(0).to_string()
+    }
+
+    /// A sample of a node that trains this job.
+    pub(in crate::cli) fn busy(job: u64) -> wire::NodeSample {
         let attempt = AttemptId {
-            job: JobId::new(7),
+            job: JobId::new(job),
             token: Token { generation: Generation::new(1), attempt: Attempt::new(2) },
         };
         let container = ContainerSample {
@@ -287,19 +308,19 @@ mod tests {
 
     #[test]
     fn a_watcher_sees_its_own_container_and_gpus() {
-        let lines = of_job(&busy(), 7, &[id(0).to_string()]);
+        let lines = of_job(&busy(7), 7, &[id(0).to_string()]);
         insta::assert_snapshot!(lines.join("\n"), @r"
         container RAM 1.2 GiB of 2.0 GiB  CPU 1.9 cores
         node RAM 3.0 GiB of 8.0 GiB  CPU 95 %
         GPU 0 70.0 GiB of 80.0 GiB  99 % busy  84 °C  640 W  slowed by hw_thermal_slowdown
         ");
-        let lines = of_job(&busy(), 8, &[]);
+        let lines = of_job(&busy(7), 8, &[]);
         insta::assert_snapshot!(lines.join("\n"), @"node RAM 3.0 GiB of 8.0 GiB  CPU 95 %");
     }
 
-    #[test]
-    fn a_node_in_full() {
-        let has = Inventory {
+    /// A node with everything that there is to tell of one.
+    pub(in crate::cli) fn full() -> wire::Inventory {
+        Inventory {
             hostname: "gpu-1".to_owned(),
             kernel: "6.1.0-28-amd64".to_owned(),
             os: "Debian GNU/Linux 12 (bookworm)".to_owned(),
@@ -347,9 +368,36 @@ mod tests {
                 gpu: GpuSupport::Cdi,
                 ..EngineFacts::default()
             },
+        }
+        .into()
+    }
+
+    #[test]
+    fn what_a_node_has_is_short() {
+        let with = |vram: &[u64]| wire::Allocatable {
+            gpus: vram
+                .iter()
+                .zip(0..)
+                .map(|(gib, n)| wire::AllocatableGpu {
+                    uuid: id(n).to_string(),
+                    vram_bytes: gib << 30,
+                })
+                .collect(),
+            milli_cpu: 15_500,
+            ram_bytes: 120 << 30,
+            disk_bytes: 1 << 40,
         };
-        let mut text = inventory(&has.into(), 80).join("\n\n");
-        text.push_str(&format!("\n\n{}", sample(&busy(), 80)));
+        let texts = [&[][..], &[80], &[80, 80], &[24, 80, 80]].map(|v| allocatable_short(&with(v)));
+        assert_eq!(
+            texts,
+            ["15.5c 120G", "1×80G 15.5c 120G", "2×80G 15.5c 120G", "3×24–80G 15.5c 120G"]
+        );
+    }
+
+    #[test]
+    fn a_node_in_full() {
+        let mut text = inventory(&full(), 80).join("\n\n");
+        text.push_str(&format!("\n\n{}", sample(&busy(7), 80)));
         assert!(text.lines().all(|line| super::super::human::width(line) <= 80), "{text}");
         insta::assert_snapshot!(text);
     }

@@ -39,11 +39,13 @@ pub fn age(now: WallNanos, then: WallNanos) -> String {
 /// A wall time to the second, UTC: `2026-11-24 14:56:45Z`.
 #[must_use]
 pub fn time(wall: WallNanos) -> String {
-    let text = wall.to_string();
-    match text.split_once('.') {
-        Some((seconds, _)) => format!("{}Z", seconds.replace('T', " ")),
-        None => text,
-    }
+    wall.to_the_second()
+}
+
+/// A node as people know it: by its host name, by its id where that is not known.
+#[must_use]
+pub fn place<'a>(host: &'a str, id: &'a str) -> &'a str {
+    if host.is_empty() { id } else { host }
 }
 
 /// A number with four significant digits, in scientific notation where that is shorter to read.

@@ -4,7 +4,7 @@ use hone_proto::quantity::{Bytes, MilliCpu};
 use hone_proto::time::WallNanos;
 use hone_proto::wire::{CheckpointView, DemandView, EvaluationView, JobView};
 
-use super::human::{UNKNOWN, age, count, duration, number, time};
+use super::human::{UNKNOWN, age, count, duration, number, place, time};
 use super::table::{Kind, facts, table};
 use crate::cli::watch::model::perplexity;
 
@@ -28,7 +28,7 @@ pub fn list(jobs: &[JobView], now: WallNanos, width: usize) -> String {
                 job.job.to_string(),
                 job.name.clone(),
                 job.state.clone(),
-                job.attempts.last().map_or_else(|| UNKNOWN.to_owned(), |a| a.node.clone()),
+                node(job),
                 steps(job),
                 known(job.latest_checkpoint_step),
                 age(now, WallNanos::new(job.submitted_wall_ns)),
@@ -37,6 +37,12 @@ pub fn list(jobs: &[JobView], now: WallNanos, width: usize) -> String {
         })
         .collect();
     table(&columns, &rows, width)
+}
+
+/// Where a job is, or where it was when it ended; one that waits is nowhere.
+fn node(job: &JobView) -> String {
+    let last = job.attempts.last().filter(|_| job.state != "queued");
+    last.map_or_else(|| UNKNOWN.to_owned(), |a| place(&a.node_host, &a.node).to_owned())
 }
 
 fn steps(job: &JobView) -> String {
@@ -75,10 +81,22 @@ pub fn details(job: &JobView, now: WallNanos, width: usize) -> String {
         ("step", if job.step.is_some() { steps(job) } else { String::new() }),
         ("parameters", parameters(job)),
         ("demand", job.demand.as_ref().map(demand).unwrap_or_default()),
+        ("relaxations", job.relaxations.join(", ")),
+        ("trainer", trainer(job)),
         ("image", job.image_reference.clone()),
         ("image has", image_stack(job)),
     ];
     facts(&pairs, width)
+}
+
+/// `trl (steered): no checkpoint on demand, …`.
+fn trainer(job: &JobView) -> String {
+    if job.contract_level.is_empty() {
+        return String::new();
+    }
+    let lacks =
+        if job.lacks.is_empty() { String::new() } else { format!(": {}", job.lacks.join(", ")) };
+    format!("{} ({}){lacks}", job.trainer_kind, job.contract_level)
 }
 
 fn parameters(job: &JobView) -> String {
@@ -108,7 +126,10 @@ pub fn demand(demand: &DemandView) -> String {
     let mut parts = Vec::new();
     if demand.gpus > 0 {
         let noun = if demand.gpus == 1 { "GPU" } else { "GPUs" };
-        parts.push(format!("{} {noun} with {}", demand.gpus, Bytes::new(demand.vram_bytes)));
+        let vram = Bytes::new(demand.vram_bytes);
+        // What is promised of a GPU is all of it: there is no amount to tell.
+        let with = if vram == Bytes::ZERO { String::new() } else { format!(" with {vram}") };
+        parts.push(format!("{} {noun}{with}", demand.gpus));
     }
     let noun = if demand.milli_cpu == 1000 { "core" } else { "cores" };
     parts.push(format!("{} {noun}", MilliCpu::new(demand.milli_cpu)));
@@ -117,7 +138,7 @@ pub fn demand(demand: &DemandView) -> String {
     parts.join(", ")
 }
 
-/// Every placement of a job.
+/// Every placement of a job, and below it in full what those that ended said.
 #[must_use]
 pub fn attempts(job: &JobView, now: WallNanos, width: usize) -> String {
     let columns = [
@@ -133,20 +154,48 @@ pub fn attempts(job: &JobView, now: WallNanos, width: usize) -> String {
         .attempts
         .iter()
         .map(|a| {
-            let said = [a.cause.as_str(), a.message.as_str(), a.detail.as_str()];
-            let said: Vec<_> = said.into_iter().filter(|text| !text.is_empty()).collect();
             vec![
                 a.attempt.to_string(),
-                a.node.clone(),
+                place(&a.node_host, &a.node).to_owned(),
                 a.state.clone(),
                 age(now, WallNanos::new(a.placed_wall_ns)),
                 known(a.resumed_from_step),
                 known(a.exit_code),
-                said.join(": "),
+                if a.cause.is_empty() { a.detail.clone() } else { a.cause.clone() },
             ]
         })
         .collect();
-    table(&columns, &rows, width)
+    let mut text = table(&columns, &rows, width);
+    if job.older_attempts > 0 {
+        text.push_str(&format!("\n({} older attempts are not kept)", job.older_attempts));
+    }
+    let said = said(job, width);
+    if !said.is_empty() {
+        text.push_str(&format!("\n\n{said}"));
+    }
+    text
+}
+
+/// What attempts said at their ends; what several said one after the other stands once.
+fn said(job: &JobView, width: usize) -> String {
+    let mut said: Vec<(u32, u32, &str)> = Vec::new();
+    for attempt in job.attempts.iter().filter(|attempt| !attempt.message.is_empty()) {
+        match said.last_mut() {
+            Some((_, last, text)) if *text == attempt.message && *last + 1 == attempt.attempt => {
+                *last = attempt.attempt;
+            }
+            _ => said.push((attempt.attempt, attempt.attempt, &attempt.message)),
+        }
+    }
+    let labels: Vec<_> = said
+        .iter()
+        .map(|(first, last, _)| match first == last {
+            true => format!("attempt {first}"),
+            false => format!("attempts {first} to {last}"),
+        })
+        .collect();
+    let texts = said.iter().map(|(.., text)| (*text).to_owned());
+    facts(&labels.iter().map(String::as_str).zip(texts).collect::<Vec<_>>(), width)
 }
 
 /// Base against tuned model on the held-out rows. Empty when nothing was evaluated.
@@ -220,7 +269,7 @@ pub fn checkpoints(checkpoints: &[CheckpointView], now: WallNanos, width: usize)
                 Bytes::new(c.bytes).to_string(),
                 c.files.to_string(),
                 age(now, WallNanos::new(c.committed_wall_ns)),
-                c.node.clone(),
+                place(&c.node_host, &c.node).to_owned(),
                 hex(&c.manifest).chars().take(12).collect(),
             ]
         })

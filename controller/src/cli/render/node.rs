@@ -14,7 +14,7 @@ pub fn list(nodes: &[NodeView], now: WallNanos, width: usize) -> String {
         ("NODE", Kind::Fixed),
         ("HOST", Kind::Text),
         ("STATE", Kind::Fixed),
-        ("HAS", Kind::Text),
+        ("HAS", Kind::Fixed),
         ("JOBS", Kind::Text),
         ("SEEN", Kind::Number),
     ];
@@ -25,7 +25,7 @@ pub fn list(nodes: &[NodeView], now: WallNanos, width: usize) -> String {
                 node.id.clone(),
                 node.hostname.clone(),
                 node.state.clone(),
-                node.allocatable.as_ref().map(hardware::allocatable).unwrap_or_default(),
+                node.allocatable.as_ref().map(hardware::allocatable_short).unwrap_or_default(),
                 jobs(node),
                 seen(node, now),
             ]

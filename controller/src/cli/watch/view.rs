@@ -4,13 +4,15 @@ use hone_proto::quantity::Bytes;
 use hone_proto::wire::{JobView, SeriesPoint};
 
 use crate::cli::render::curve::curve;
-use crate::cli::render::human::{bar, duration, fit, number, one_line};
+use crate::cli::render::human::{UNKNOWN, bar, duration, fit, number, one_line, place};
 use crate::cli::render::{hardware, job as job_text};
 
 use super::model::{Progress, ended};
 
 /// Rows of the live curve on a terminal that is high enough.
 const CURVE_ROWS: usize = 12;
+/// Columns of a value in a step's line: `-1.23e-4`.
+const VALUE: usize = 8;
 /// Rows of the curve in a summary.
 pub const SUMMARY_ROWS: usize = 8;
 
@@ -59,7 +61,11 @@ pub fn frame(
 fn heading(job: &JobView) -> String {
     let mut text = format!("job {} {} · {}", job.job, one_line(&job.name), job.state);
     if let Some(attempt) = job.attempts.last() {
-        text.push_str(&format!(" · node {}", one_line(&attempt.node)));
+        // Of a job that waits the last attempt is history: it is nowhere.
+        if job.state != "queued" {
+            let node = place(&attempt.node_host, &attempt.node);
+            text.push_str(&format!(" · node {}", one_line(node)));
+        }
         text.push_str(&format!(" · attempt {} {}", attempt.attempt, attempt.state));
         if !attempt.detail.is_empty() {
             text.push_str(&format!(" ({})", one_line(&attempt.detail)));
@@ -96,28 +102,36 @@ fn values(progress: &Progress) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
 }
 
-/// One step as one line, for logs and pipes.
+/// One step as one line, for logs and pipes; lines of one run stand in columns.
 #[must_use]
 pub fn step_line(point: &SeriesPoint, progress: &Progress) -> String {
-    let mut text = format!("step {}", point.step);
-    if let Some(whole) = progress.max_steps() {
-        text.push_str(&format!("/{whole}"));
-    }
-    if point.split != "train" {
+    let value = |name: &str| point.values.get(name).map(|value| number(*value));
+    let whole = progress.max_steps();
+    let step = match whole {
+        Some(whole) => format!("step {}/{whole}", point.step),
+        None => format!("step {}", point.step),
+    };
+    // As wide as the last step's.
+    let columns = whole.map_or(0, |whole| format!("step {whole}/{whole}").len());
+    let mut text = format!("{step:<columns$}");
+    let train = point.split == "train";
+    if !train {
         text.push_str(&format!("  {}", one_line(&point.split)));
     }
     let shown = [
-        ("loss", "loss"),
-        ("eval_loss", "eval loss"),
-        ("learning_rate", "lr"),
-        ("tokens_per_second", "tokens/s"),
+        ("loss", "loss", train),
+        ("eval_loss", "eval loss", false),
+        ("learning_rate", "lr", train),
+        ("tokens_per_second", "tokens/s", train),
     ];
-    for (name, label) in shown {
-        if let Some(value) = point.values.get(name) {
-            text.push_str(&format!("  {label} {}", number(*value)));
+    for (name, label, always) in shown {
+        match value(name) {
+            Some(value) => text.push_str(&format!("  {label} {value:>VALUE$}")),
+            None if always => text.push_str(&format!("  {label} {UNKNOWN:>VALUE$}")),
+            None => {}
         }
     }
-    if let (Some(left), "train") = (progress.remaining(), point.split.as_str()) {
+    if let (Some(left), true) = (progress.remaining(), train) {
         text.push_str(&format!("  {} left", duration(left)));
     }
     text
@@ -127,7 +141,10 @@ pub fn step_line(point: &SeriesPoint, progress: &Progress) -> String {
 #[must_use]
 pub fn state_line(job: &JobView) -> String {
     let text = heading(job);
-    if job.reason.is_empty() { text } else { format!("{text}: {}", one_line(&job.reason)) }
+    // The heading ends with the attempt that the reason begins with.
+    let failed = job.attempts.last().map(|a| format!("attempt {} failed: ", a.attempt));
+    let reason = failed.and_then(|said| job.reason.strip_prefix(&said)).unwrap_or(&job.reason);
+    if reason.is_empty() { text } else { format!("{text}: {}", one_line(reason)) }
 }
 
 /// What is left to say when the job has ended, or what is known so far.
@@ -193,6 +210,7 @@ fn next_commands(job: &JobView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::render::hardware::tests::{busy, gpu};
     use crate::cli::render::human;
     use crate::cli::watch::model::tests::point;
     use hone_proto::wire::{AttemptView, EvaluationView, series_update::Update};
@@ -202,6 +220,7 @@ mod tests {
             attempt: 1,
             node: "n-1f2e".to_owned(),
             state: "running".to_owned(),
+            gpu_uuids: vec![gpu()],
             ..Default::default()
         };
         let evaluation = |model: &str, nll_sum, step| EvaluationView {
@@ -224,6 +243,7 @@ mod tests {
         };
         let mut progress = Progress::default();
         progress.apply(Update::Job(job));
+        progress.apply(Update::Hardware(busy(12)));
         for step in 1..=40_u32 {
             let mut point = point(1, u64::from(step), 4.0 / (1.0 + f64::from(step) / 20.0));
             point.values.insert("learning_rate".to_owned(), 2e-4);
@@ -252,10 +272,38 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_waits_again_is_on_no_node_and_its_failure_is_told_once() {
+        let attempt = |state: &str| AttemptView {
+            attempt: 2,
+            node: "n-1f2e".to_owned(),
+            node_host: "gpu-1".to_owned(),
+            state: state.to_owned(),
+            ..Default::default()
+        };
+        let job = |state: &str, reason: &str, attempt| JobView {
+            job: 12,
+            name: "tune".to_owned(),
+            state: state.to_owned(),
+            reason: reason.to_owned(),
+            attempts: vec![attempt],
+            ..Default::default()
+        };
+        let again = job("queued", "attempt 2 failed: the engine refused it", attempt("failed"));
+        let line = state_line(&again);
+        assert_eq!(line, "job 12 tune · queued · attempt 2 failed: the engine refused it");
+        let line = state_line(&job("running", "", attempt("running")));
+        assert_eq!(line, "job 12 tune · running · node gpu-1 · attempt 2 running");
+    }
+
+    #[test]
     fn a_step_is_one_line() {
         let progress = progress("running");
         let point = progress.all()[39].clone();
-        insta::assert_snapshot!(step_line(&point, &progress), @"step 40/80  loss 1.333  lr 2.00e-4  tokens/s 842.4  1 min 20 s left");
+        insta::assert_snapshot!(step_line(&point, &progress), @"step 40/80  loss    1.333  lr  2.00e-4  tokens/s    842.4  1 min 20 s left");
+        let ends: Vec<_> = [&progress.all()[0], &progress.all()[39]]
+            .map(|point| step_line(point, &progress).find("tokens/s"))
+            .to_vec();
+        assert_eq!(ends[0], ends[1], "columns stand below each other");
     }
 
     #[test]

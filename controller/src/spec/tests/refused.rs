@@ -71,6 +71,14 @@ const BAD: &[(&str, &str)] = &[
     ("modules", "model: ./m\ndata: ./d.jsonl\nmethod: {lora: {targets: [q proj, 3]}}\n"),
     ("betas", "model: ./m\ndata: ./d.jsonl\ntrain: {optimizer: {betas: [0.9, 1.0], lr: 0}}\n"),
     ("waits", "model: ./m\ndata: ./d.jsonl\non_disconnect: {wait: 5}\n"),
+    (
+        "a system prompt of nothing",
+        "model: ./m\ndata: {train: ./d.jsonl, system: \"  \", bad_rows: ignore, preload: tmpfs}\n",
+    ),
+    (
+        "a system prompt with odd characters",
+        "model: ./m\ndata: {train: ./d.jsonl, system: \"a\\eb\"}\n",
+    ),
     ("a short wait", "model: ./m\ndata: ./d.jsonl\non_disconnect: {wait: 5s}\n"),
     ("a model from a hub", "model: Qwen/Qwen2.5-7B-Instruct\ndata: tatsu-lab/alpaca\n"),
     (
@@ -80,11 +88,41 @@ const BAD: &[(&str, &str)] = &[
     ("a home directory", "model: ~/model\ndata: ./d.jsonl\n"),
     (
         "not supported yet",
-        "model: ./m\ndata: ./d.jsonl\nmethod: {type: qlora, quant: {bits: 4}}\ntrainer: {kind: axolotl}\nserve: {engine: vllm}\nexport: [gguf, model]\nresources: {gpus: 4}\n",
+        "model: ./m\ndata: ./d.jsonl\nmethod: {type: qlora, quant: {bits: 4}}\nserve: {engine: vllm}\nexport: [gguf, model]\nresources: {gpus: 4}\n",
+    ),
+    (
+        "what freezing trains",
+        "model: ./m\ndata: ./d.jsonl\nmethod: {type: freeze, lora: {r: 8}, quant: {bits: 4}}\n",
+    ),
+    (
+        "freezing by two ways",
+        "model: ./m\ndata: ./d.jsonl\nmethod: {type: freeze, freeze: {last_layers: 1, modules: [lm_head]}}\n",
+    ),
+    (
+        "bits that no library has",
+        "model: ./m\ndata: ./d.jsonl\nmethod: {quant: {bits: 5, type: nf8}}\ntrain: {optimizer: {bits: 16}}\n",
+    ),
+    (
+        "state that adafactor has not",
+        "model: ./m\ndata: ./d.jsonl\ntrain: {optimizer: {name: adafactor, bits: 8}}\n",
     ),
     (
         "what the method does not export",
         "model: ./m\ndata: ./d.jsonl\nmethod: full\nexport: [adapter]\n",
+    ),
+    (
+        "tool keys with hone's own trainer",
+        "model: ./m\ndata: ./d.jsonl\ntrainer: {config: ./x.yml, stop: term}\n",
+    ),
+    ("a tool without an image", "model: ./m\ndata: ./d.jsonl\ntrainer: {kind: trl}\n"),
+    ("a script without a command", "name: n\ntrainer: {kind: hf, image: i}\n"),
+    (
+        "what cannot be read of a tool",
+        "name: n\ntrainer: {kind: custom, image: i, command: [c], stdout_patterns: ['loss=(.*)', '('], env: {LD_PRELOAD: x}, checkpoint: {path: ../c, complete: {marker: a/b}}, resume: {argument: --resume}}\n",
+    ),
+    (
+        "two ways at once",
+        "name: n\ntrainer: {kind: custom, image: i, command: [c], checkpoint: {path: 'c-{step}', complete: {marker: D, settled: 10s}}, resume: {argument: '--r={path}', environment: R}}\n",
     ),
     ("a later version", "version: 2\nkind: dpo\nmodel: ./m\ndata: ./d.jsonl\n"),
     ("duplicate key", "model: ./m\ndata: ./d.jsonl\ntrain:\n  seed: 1\n  seed: 2\n"),
@@ -173,6 +211,16 @@ fn bytes_that_are_no_text_name_their_place() {
         parse_bytes(&vec![0xff; MAX_TEXT + 1], "x").expect_err("long").problems()[0].kind,
         ProblemKind::TooLarge
     );
+}
+
+#[test]
+fn a_tab_is_pointed_at_wherever_it_stands() {
+    let deep = "model: ./m\ndata:\n  train: ./d.jsonl\n  # rows\n  \teval: ./e.jsonl\n";
+    for (text, place) in [("model:\n\tpath: ./m\n", (2, 1)), (deep, (5, 3))] {
+        let problem = only(text);
+        assert_eq!((problem.line, problem.column), place, "{problem:?}");
+        assert!(problem.hint.contains("spaces"), "{problem:?}");
+    }
 }
 
 #[test]

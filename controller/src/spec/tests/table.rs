@@ -6,14 +6,15 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::super::{not_yet, *};
-use super::{FULL, MINIMAL, canonical};
+use super::{FULL, MINIMAL, TOOLS, canonical};
 
 /// The paths of every key of `value`, sections included. Labels are the user's own.
 fn walk(value: &Value, under: &str, found: &mut BTreeSet<String>) {
     let Value::Object(map) = value else { return };
     for (name, inner) in map {
         let path = if under.is_empty() { name.clone() } else { format!("{under}.{name}") };
-        if path != "labels" {
+        // Names that are the user's own, or the tool's.
+        if !["labels", "trainer.env", "trainer.override"].contains(&path.as_str()) {
             walk(inner, &path, found);
         }
         found.insert(path);
@@ -25,6 +26,15 @@ fn the_table_has_every_field_of_the_types_and_no_other() {
     let mut found = BTreeSet::new();
     walk(&canonical(FULL), "", &mut found);
     // What excludes something that the full example has.
+    let others = [
+        "checkpoint: {path: \"c-{step}\", complete: {settled: 5s}}",
+        "resume: {environment: FROM}",
+    ];
+    for other in others {
+        let custom = "trainer: {kind: custom, image: i, command: [c], ";
+        walk(&canonical(&format!("name: n\n{custom}{other}}}\n")), "", &mut found);
+    }
+    TOOLS.iter().for_each(|example| walk(&canonical(example), "", &mut found));
     walk(
         &canonical(
             &format!("{MINIMAL}train: {{max_steps: 9}}\n").replace(
@@ -35,16 +45,23 @@ fn the_table_has_every_field_of_the_types_and_no_other() {
         "",
         &mut found,
     );
+    for frozen in ["last_layers: 1", "modules: [lm_head]"] {
+        let text = format!("{MINIMAL}method: {{type: freeze, freeze: {{{frozen}}}}}\n");
+        walk(&canonical(&text), "", &mut found);
+    }
     let table: BTreeSet<_> = KEYS.iter().map(|key| key.path.to_owned()).collect();
     assert_eq!(found, table);
     assert_eq!(table.len(), KEYS.len(), "a key stands twice");
 }
 
 #[test]
-fn the_full_example_shows_every_key() {
+fn the_examples_show_every_key() {
+    let all = format!("{FULL}{}", TOOLS.concat());
     for key in KEYS {
         let name = key.path.rsplit('.').next().expect("a name");
-        assert!(FULL.contains(&format!("{name}:")), "{} is not in full.yaml", key.path);
+        // Other tools' keys stand in their examples; all the rest in the full one.
+        let place = if key.path.starts_with("trainer.") { &all } else { FULL };
+        assert!(place.contains(&format!("{name}:")), "{} is in no example", key.path);
     }
 }
 

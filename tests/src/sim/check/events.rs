@@ -7,6 +7,7 @@ use hone_proto::id::{AttemptId, SpoolId};
 
 use super::{Checker, Durable, resumed};
 use crate::sim::agent::Machine;
+use crate::sim::spool::Spool;
 use crate::sim::world::Step;
 
 impl Checker {
@@ -22,6 +23,34 @@ impl Checker {
             ));
         }
         Ok(())
+    }
+
+    /// A machine lost power: whatever the controller has of its spool must still be there, or its number would be given
+    /// to something else, which the controller would take for known.
+    pub(in crate::sim) fn survived(&self, spool: &Spool) -> Step {
+        for (stream, lane) in &spool.lanes {
+            let key = (spool.id.clone(), *stream);
+            let applied = self.applied.get(&key).copied().unwrap_or(0);
+            if applied > lane.last() as u64 {
+                return Err(format!(
+                    "{} of {} is stored up to {applied}; a power cut left {} of it",
+                    stream.name(),
+                    spool.id,
+                    lane.last()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A disk is wiped: what the controller does not have of its spool is gone, and nobody can be blamed for it.
+    pub(in crate::sim) fn wiped(&mut self, spool: &Spool) {
+        for (stream, lane) in &spool.lanes {
+            let key = (spool.id.clone(), *stream);
+            let applied = self.applied.get(&key).copied().unwrap_or(0);
+            let lost = lane.all.iter().skip(usize::try_from(applied).unwrap_or(usize::MAX));
+            self.wiped.extend(lost.filter_map(|event| event.payload.attempt()));
+        }
     }
 
     pub(super) fn journalled(&mut self, fleet: &Fleet, turn: &Durable<'_>) -> Step {
@@ -47,7 +76,11 @@ impl Checker {
         machine: Option<&Machine>,
     ) -> Step {
         let stream = event.payload.stream();
+        let mine = machine.filter(|machine| machine.spool.id == *spool);
         let last = self.applied.entry((spool.clone(), stream)).or_default();
+        if let Some(machine) = mine {
+            *last = past_dropped(fleet, machine, stream, *last, event.seq.get().saturating_sub(1));
+        }
         let at = || format!("event {} of {} in {spool}", event.seq, stream.name());
         let gap = match &event.payload {
             Payload::Gap { count, attempt: None, .. } => Some(*count),
@@ -64,7 +97,7 @@ impl Checker {
             return Err(format!("{}: training metrics were dropped", at()));
         }
         *last = seq;
-        if let Some(machine) = machine.filter(|m| m.spool.id == *spool && gap.is_none()) {
+        if let Some(machine) = mine.filter(|_| gap.is_none()) {
             let index = usize::try_from(seq - 1).unwrap_or(usize::MAX);
             let lane = machine.spool.lanes.get(&stream);
             if lane.and_then(|lane| lane.all.get(index)) != Some(event) {
@@ -80,8 +113,7 @@ impl Checker {
     /// Steps of an attempt are complete and unique.
     fn metrics(&mut self, fleet: &Fleet, id: AttemptId, step: hone_proto::id::Step) -> Step {
         let job = fleet.jobs().get(&id.job);
-        let attempts = job.map(|job| job.record.attempts.as_slice()).unwrap_or_default();
-        let attempt = attempts.iter().find(|attempt| attempt.token == id.token);
+        let attempt = job.and_then(|job| job.attempts.get(id.token));
         let from = attempt.map_or(0, resumed);
         let last = self.steps.get(&id).map_or(from, |step| step.get());
         if step.get() != last + 1 {
@@ -98,7 +130,10 @@ impl Checker {
         for stream in Stream::ALL {
             let now = positions.seqs.get(&stream).map_or(0, |seq| seq.get());
             let key = (positions.spool.clone(), stream);
-            let before = self.applied.get(&key).copied().unwrap_or(0);
+            let mut before = self.applied.get(&key).copied().unwrap_or(0);
+            if stream != Stream::State && machine.spool.id == positions.spool {
+                before = past_dropped(fleet, machine, stream, before, now);
+            }
             if now < before || stream != Stream::State && now > before {
                 return Err(format!(
                     "the position of {} in {} is {now}, stored is up to {before}",
@@ -121,12 +156,39 @@ impl Checker {
     }
 }
 
+/// How far one gets from `from` to `to` over events of attempts that are not kept any more.
+fn past_dropped(fleet: &Fleet, machine: &Machine, stream: Stream, from: u64, to: u64) -> u64 {
+    let Some(lane) = machine.spool.lanes.get(&stream) else { return from };
+    let mut at = from;
+    while at < to {
+        let event = usize::try_from(at).ok().and_then(|index| lane.all.get(index));
+        let attempt = event.and_then(|event| event.payload.attempt());
+        if !attempt.is_some_and(|attempt| is_dropped(fleet, attempt)) {
+            break;
+        }
+        at += 1;
+    }
+    at
+}
+
+/// An attempt so old that the controller keeps it no more: what is still told of it is nobody's.
+fn is_dropped(fleet: &Fleet, id: AttemptId) -> bool {
+    fleet.jobs().get(&id.job).is_some_and(|job| {
+        let newest = job.attempts.last().map(|attempt| attempt.token);
+        newest.is_some_and(|newest| id.token < newest) && job.attempts.get(id.token).is_none()
+    })
+}
+
 fn had_effect(fleet: &Fleet, event: &Event) -> Step {
     let Payload::Outcome(outcome) = &event.payload else { return Ok(()) };
     let id = outcome.attempt;
     let ended = fleet.jobs().get(&id.job).is_some_and(|job| {
-        let attempts = &mut job.record.attempts.iter();
-        attempts.any(|a| a.token == id.token && matches!(a.state, AttemptState::Ended(..)))
+        let attempt = job.attempts.get(id.token);
+        attempt.is_some_and(|a| matches!(a.state, AttemptState::Ended(..)))
     });
-    if ended { Ok(()) } else { Err(format!("the outcome of {id} was taken and had no effect")) }
+    if ended || is_dropped(fleet, id) {
+        Ok(())
+    } else {
+        Err(format!("the outcome of {id} was taken and had no effect"))
+    }
 }

@@ -15,10 +15,12 @@ impl Checker {
     pub(super) fn new_promises(&mut self, fleet: &Fleet, machines: &[Machine]) -> Step {
         let mut nodes = BTreeSet::new();
         for (id, job) in fleet.jobs() {
-            let attempts = &job.record.attempts;
-            let known = self.placed.entry(*id).or_default();
-            nodes.extend(attempts.iter().skip(*known).map(|attempt| attempt.node.clone()));
-            *known = attempts.len();
+            let known = self.placed.get(id).copied();
+            let fresh = job.attempts.iter().filter(|a| known.is_none_or(|known| a.token > known));
+            nodes.extend(fresh.map(|attempt| attempt.node.clone()));
+            if let Some(newest) = job.attempts.last() {
+                self.placed.insert(*id, newest.token);
+            }
         }
         for id in nodes {
             let node = fleet.nodes().get(&id);
@@ -43,7 +45,7 @@ impl Checker {
         let (mut cpu, mut ram, mut disk) = (0, 0, 0);
         let mut gpus = BTreeSet::new();
         for job in fleet.jobs().values() {
-            for attempt in job.record.attempts.iter().filter(|a| a.node == node.record.id) {
+            for attempt in job.attempts.iter().filter(|a| a.node == node.record.id) {
                 let lost = matches!(attempt.state, AttemptState::Lost { .. });
                 let runs = lost && running.contains(&job.record.attempt(attempt.token));
                 if !attempt.is_open() && !runs {

@@ -1,0 +1,170 @@
+//! Checkpoints of a real run, taken, cut off and rotated away.
+
+use std::time::Duration;
+
+use hone_proto::id::{Attempt, AttemptId, Generation, JobId, Token};
+
+use super::*;
+use crate::layout::Layout;
+
+const FIXTURE: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/trainer/hf5-trl-lora/checkpoint-40");
+
+struct World {
+    _dir: tempfile::TempDir,
+    dirs: AttemptDirs,
+    clock: Instant,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let token = Token { generation: Generation::new(1), attempt: Attempt::new(1) };
+        let layout = Layout::new(dir.path().to_owned());
+        let dirs = layout.attempt(AttemptId { job: JobId::new(1), token });
+        for folder in [dirs.output(), dirs.kept()] {
+            fs::create_dir_all(folder).expect("made");
+        }
+        Self { _dir: dir, dirs, clock: Instant::now() }
+    }
+
+    fn save(&self, name: &str) -> PathBuf {
+        let place = self.dirs.output().join(name);
+        fs::create_dir_all(&place).expect("made");
+        for entry in fs::read_dir(FIXTURE).expect("the fixture").flatten() {
+            fs::copy(entry.path(), place.join(entry.file_name())).expect("copied");
+        }
+        place
+    }
+
+    fn keeper(&self, trainer: Value) -> Keeper {
+        let spec = json!({"trainer": trainer, "model": {"name": "org/base"}});
+        let job = ToolJob::of_spec(&spec.to_string()).expect("a spec").expect("a tool");
+        Keeper::new(self.dirs.clone(), job)
+    }
+
+    /// Looks until nothing is under way; what has been still long enough is taken.
+    fn settle(&mut self, keeper: &mut Keeper) -> Vec<u64> {
+        for _ in 0..3 {
+            self.clock += Duration::from_secs(60);
+            while !keeper.look(self.clock, false) {
+                std::thread::yield_now();
+            }
+        }
+        kept_in(&self.dirs).into_iter().map(|(step, _)| step.get()).collect()
+    }
+}
+
+#[test]
+fn a_whole_checkpoint_is_taken_once_it_is_still_and_stays_when_the_tool_rotates() {
+    let mut world = World::new();
+    let place = world.save("checkpoint-40");
+    let mut keeper = world.keeper(json!({"kind": "trl"}));
+    assert!(
+        keeper.look(world.clock, false) && kept_in(&world.dirs).is_empty(),
+        "it may still change"
+    );
+    assert_eq!(world.settle(&mut keeper), [40]);
+    fs::remove_dir_all(place).expect("rotated");
+    assert_eq!(world.settle(&mut keeper), [40]);
+    let kept = world.dirs.kept().join("checkpoint-40");
+    let weights = fs::read(kept.join("adapter_model.safetensors")).expect("there");
+    let original = fs::read(Path::new(FIXTURE).join("adapter_model.safetensors")).expect("there");
+    assert_eq!(weights, original);
+    let again = world.keeper(json!({"kind": "trl"}));
+    assert_eq!(kept_in(&world.dirs).len(), 1);
+    let newest = again.newest().map(|(step, _)| step.get());
+    assert_eq!(newest, Some(40), "another life of the agent knows it");
+}
+
+#[test]
+fn what_the_tool_removes_while_it_is_copied_is_taken_whole_and_what_it_rewrites_is_not() {
+    let world = World::new();
+    let place = world.save("checkpoint-40");
+    let rule = Rule::HuggingFace;
+    let output = Dir::open(&world.dirs.output()).expect("opened");
+    let opened = || {
+        let found = candidates(&output, &rule).expect("listed");
+        begin(&output, &found[0]).expect("opened")
+    };
+    let rewritten = opened();
+    let weights = fs::read(place.join("adapter_model.safetensors")).expect("there");
+    fs::write(place.join("adapter_model.safetensors"), &weights[..9]).expect("rewritten");
+    assert!(copy(&world.dirs.kept(), &rewritten).is_err(), "half of another save");
+    assert!(kept_in(&world.dirs).is_empty());
+    fs::write(place.join("adapter_model.safetensors"), &weights).expect("written");
+    let rotated = opened();
+    fs::remove_dir_all(&place).expect("rotated");
+    copy(&world.dirs.kept(), &rotated).expect("taken");
+    assert_eq!(kept_in(&world.dirs).len(), 1);
+}
+
+#[test]
+fn whatever_is_missing_or_cut_makes_it_no_checkpoint() {
+    for name in ["trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt"]
+    {
+        let mut world = World::new();
+        let place = world.save("checkpoint-40");
+        let mut keeper = world.keeper(json!({"kind": "trl"}));
+        let whole = fs::read(place.join(name)).expect("there");
+        fs::write(place.join(name), &whole[..whole.len() / 2]).expect("cut");
+        let cut = world.settle(&mut keeper);
+        assert_eq!(cut, [] as [u64; 0], "{name} was cut");
+        fs::remove_file(place.join(name)).expect("gone");
+        assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "{name} is gone");
+        fs::write(place.join(name), &whole).expect("written");
+        assert_eq!(world.settle(&mut keeper), [40], "{name} is whole again");
+    }
+    let mut world = World::new();
+    world.save("checkpoint-41");
+    let mut keeper = world.keeper(json!({"kind": "trl"}));
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "its state is of another step");
+}
+
+#[test]
+fn a_custom_checkpoint_is_complete_by_its_marker_or_by_being_still() {
+    let mut world = World::new();
+    let rule = json!({"path": "ckpt-{step}", "complete": {"marker": "DONE"}});
+    let mut keeper = world.keeper(json!({"kind": "custom", "checkpoint": rule}));
+    let place = world.dirs.output().join("ckpt-7");
+    fs::create_dir_all(&place).expect("made");
+    fs::write(place.join("weights.h5"), b"weights").expect("written");
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0]);
+    fs::write(place.join("DONE"), b"").expect("written");
+    assert_eq!(world.settle(&mut keeper), [7]);
+    while !keeper.package(Step::new(7)) {
+        std::thread::yield_now();
+    }
+    assert!(world.dirs.kept().join("package/weights.h5").exists());
+    let mut world = World::new();
+    let rule = json!({"path": "{step}.keras", "complete": {"settled_s": 5.0}});
+    let mut keeper = world.keeper(json!({"kind": "custom", "checkpoint": rule}));
+    fs::write(world.dirs.output().join("12.keras"), b"model").expect("written");
+    assert_eq!(world.settle(&mut keeper), [12]);
+    assert!(world.dirs.kept().join("checkpoint-12/12.keras").exists());
+}
+
+#[test]
+fn a_package_holds_no_training_state_and_names_its_base_as_people_do() {
+    let mut world = World::new();
+    world.save("checkpoint-40");
+    let mut keeper = world.keeper(json!({"kind": "trl"}));
+    assert_eq!(world.settle(&mut keeper), [40]);
+    while !keeper.package(Step::new(40)) {
+        std::thread::yield_now();
+    }
+    let package = world.dirs.kept().join("package");
+    assert!(package.join("adapter_model.safetensors").exists());
+    assert!(!package.join("optimizer.pt").exists() && !package.join("trainer_state.json").exists());
+    let config = fs::read_to_string(package.join("adapter_config.json")).expect("there");
+    assert!(config.contains(r#""base_model_name_or_path":"org/base""#), "{config}");
+}
+
+#[test]
+fn the_path_of_the_best_checkpoint_is_not_carried_elsewhere() {
+    let state = br#"{"best_model_checkpoint": "/hone/output/checkpoint-20", "loss": NaN}"#;
+    let text = String::from_utf8(without_best_path(state)).expect("text");
+    assert_eq!(text, r#"{"best_model_checkpoint": null, "loss": NaN}"#);
+    let none = br#"{"best_model_checkpoint": null}"#;
+    assert_eq!(without_best_path(none), none);
+}

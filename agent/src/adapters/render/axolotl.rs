@@ -1,0 +1,171 @@
+//! `axolotl train`, from its own keys (0.18, `src/axolotl/utils/schemas/`).
+
+use serde_json::{Value, json};
+
+use super::trl::whole_or_real;
+use super::{
+    MODEL, OUTPUT, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, files_of,
+    hugging_face, require, told,
+};
+use crate::adapters::config::Config;
+use crate::adapters::job::ToolJob;
+
+/// The rendered configuration.
+const NAME: &str = "axolotl.yaml";
+
+pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
+    require(scene, "axolotl")?;
+    let mut config = begin(job)?;
+    if job.config.is_none() {
+        whole(&mut config, job, scene)?;
+    }
+    overlay(&mut config, job, scene);
+    config.override_with(&job.overrides);
+    let launcher: &[&str] =
+        if scene.gpus > 1 { &["--launcher", "torchrun"] } else { &["--launcher", "python"] };
+    let mut command: Vec<String> =
+        vec!["axolotl".to_owned(), "train".to_owned(), format!("{TOOL_DIR}/{NAME}")];
+    command.extend(launcher.iter().map(|word| (*word).to_owned()));
+    if scene.gpus > 1 {
+        command.extend(["--".to_owned(), format!("--nproc_per_node={}", scene.gpus)]);
+    }
+    Ok(Rendered {
+        command,
+        environment: vec![("AXOLOTL_TEE_STDOUT".to_owned(), "0".to_owned())],
+        files: vec![(NAME.to_owned(), config.to_file())],
+        told: told(job, scene, &config),
+        stop: hugging_face::stop(scene),
+        pushes: hugging_face::pushes(scene),
+    })
+}
+
+/// Its own names for what is hone's to decide; it refuses keys that it does not know, and these it passes on.
+fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
+    config.lay("output_dir", OUTPUT);
+    config.lay("dataset_prepared_path", "/hone/cache/prepared");
+    let every = config.get("logging_steps").and_then(Value::as_u64).unwrap_or(1);
+    config.lay("logging_steps", every.clamp(1, 10));
+    config.lay("save_strategy", "steps");
+    config.lay("save_steps", job.whole("/checkpoint/every_steps").unwrap_or(100));
+    config.drop("saves_per_epoch");
+    let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(4);
+    config.lay("save_total_limit", kept.max(3));
+    config.lay("save_only_model", false);
+    config.lay("use_tensorboard", true);
+    if !scene.versions.at_least("transformers", [5, 0]) {
+        config.lay("logging_dir", TENSORBOARD);
+    }
+    config.lay("include_tokens_per_second", false);
+    config.drop("hub_model_id");
+    config.drop("auto_resume_from_checkpoints");
+    if scene.resumes {
+        config.lay("resume_from_checkpoint", super::RESUME);
+    } else {
+        config.drop("resume_from_checkpoint");
+    }
+}
+
+/// A configuration from the spec alone.
+fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), RenderError> {
+    config.fill("base_model", MODEL);
+    let rows = rows(job)?;
+    let with = |path: String| {
+        let mut one = rows.clone();
+        one["path"] = json!(path);
+        one
+    };
+    let train: Vec<Value> = files_of("train", &scene.train).into_iter().map(with).collect();
+    config.fill("datasets", train);
+    if !scene.eval.is_empty() {
+        let with = |path: String| {
+            let mut one = rows.clone();
+            one["path"] = json!(path);
+            one["split"] = json!("train");
+            one
+        };
+        let eval: Vec<Value> = files_of("eval", &scene.eval).into_iter().map(with).collect();
+        config.fill("test_datasets", eval);
+    }
+    config.fill("sequence_len", job.whole("/train/seq_len").unwrap_or(1024));
+    config.fill("micro_batch_size", job.whole("/train/micro_batch").unwrap_or(1));
+    config.fill("gradient_accumulation_steps", job.whole("/train/accumulation").unwrap_or(1));
+    config.fill("optimizer", "adamw_torch_fused");
+    config.fill("learning_rate", job.number("/train/optimizer/lr").unwrap_or(2e-4));
+    config.fill("lr_scheduler", job.word("/train/schedule/type").unwrap_or("cosine"));
+    config.fill("warmup_ratio", job.number("/train/schedule/warmup").unwrap_or(0.03));
+    config.fill("weight_decay", job.number("/train/optimizer/weight_decay").unwrap_or(0.0));
+    config.fill("max_grad_norm", job.number("/train/clip_norm").unwrap_or(1.0));
+    config.fill("seed", job.whole("/train/seed").unwrap_or(42));
+    let precision = job.word("/train/precision").unwrap_or("auto");
+    config
+        .fill("bf16", if precision == "auto" { json!("auto") } else { json!(precision == "bf16") });
+    config.fill("fp16", precision == "fp16");
+    let packing = job.spec.pointer("/train/packing").and_then(Value::as_bool).unwrap_or(false);
+    config.fill("sample_packing", packing);
+    config.fill(
+        "excess_length_strategy",
+        match job.word("/data/overlong") {
+            Some("drop") => "drop",
+            Some("error") => "raise",
+            _ => "truncate",
+        },
+    );
+    match (job.whole("/train/max_steps"), job.number("/train/epochs")) {
+        (Some(steps), _) => config.fill("max_steps", steps),
+        (None, epochs) => config.fill("num_epochs", epochs.map_or(json!(1), whole_or_real)),
+    }
+    method(config, job)
+}
+
+fn rows(job: &ToolJob) -> Result<Value, RenderError> {
+    Ok(match job.word("/data/format").unwrap_or("auto") {
+        "auto" | "messages" => json!({"ds_type": "json", "type": "chat_template"}),
+        "sharegpt" => json!({
+            "ds_type": "json", "type": "chat_template", "field_messages": "conversations",
+            "message_property_mappings": {"role": "from", "content": "value"},
+        }),
+        "alpaca" => json!({"ds_type": "json", "type": "alpaca"}),
+        "text" => json!({"ds_type": "json", "type": "completion"}),
+        other => {
+            return Err(RenderError::Format {
+                tool: "Axolotl",
+                format: other.to_owned(),
+                hint: "write them as messages, or bring a configuration of your own",
+            });
+        }
+    })
+}
+
+fn method(config: &mut Config, job: &ToolJob) -> Result<(), RenderError> {
+    match job.word("/method/type").unwrap_or("lora") {
+        "full" => return Ok(()),
+        "lora" => {}
+        other => {
+            return Err(RenderError::Unsupported(format!(
+                "hone writes no Axolotl configuration for method `{other}`: bring your own"
+            )));
+        }
+    }
+    let bits = job.whole("/method/quant/bits");
+    config.fill("adapter", if bits == Some(4) { "qlora" } else { "lora" });
+    match bits {
+        Some(4) => config.fill("load_in_4bit", true),
+        Some(8) => config.fill("load_in_8bit", true),
+        _ => {}
+    }
+    config.fill("lora_r", job.whole("/method/lora/r").unwrap_or(16));
+    config.fill("lora_alpha", job.number("/method/lora/alpha").map_or(json!(32), whole_or_real));
+    config.fill("lora_dropout", job.number("/method/lora/dropout").unwrap_or(0.0));
+    match job.spec.pointer("/method/lora/targets") {
+        Some(Value::Array(names)) => config.fill("lora_target_modules", names.clone()),
+        _ => config.fill("lora_target_linear", true),
+    }
+    for (key, at) in
+        [("peft_use_rslora", "/method/lora/rslora"), ("peft_use_dora", "/method/lora/dora")]
+    {
+        if job.spec.pointer(at).and_then(Value::as_bool) == Some(true) {
+            config.fill(key, true);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! `llamafactory-cli train`, from its own keys (0.9.x, `hparams/`, `data/README.md`).
+
+use serde_json::{Map, Value, json};
+
+use super::trl::whole_or_real;
+use super::{
+    MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, files_of, hugging_face, require, told,
+};
+use crate::adapters::config::Config;
+use crate::adapters::job::{StopSignal, ToolJob};
+
+/// The rendered configuration.
+const NAME: &str = "llamafactory.yaml";
+/// Where it looks its data sets up.
+const DATASETS: &str = "dataset_info.json";
+
+pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
+    require(scene, "llamafactory")?;
+    let mut config = begin(job)?;
+    let mut files = Vec::new();
+    if job.config.is_none() {
+        files.push((DATASETS.to_owned(), data_sets(job, scene)?.to_string()));
+        whole(&mut config, job, scene)?;
+    }
+    hugging_face::overlay(&mut config, job, scene);
+    // Every example of its own sets it, and so throws away what it could continue from.
+    config.lay("overwrite_output_dir", false);
+    // Its arguments are its own: these two are not among them.
+    config.drop("enable_jit_checkpoint");
+    config.drop("auto_find_batch_size");
+    config.override_with(&job.overrides);
+    files.push((NAME.to_owned(), config.to_file()));
+    let mut environment = Vec::new();
+    if scene.gpus > 1 {
+        environment.push(("FORCE_TORCHRUN".to_owned(), "1".to_owned()));
+        environment.push(("NPROC_PER_NODE".to_owned(), scene.gpus.to_string()));
+    }
+    Ok(Rendered {
+        command: vec![
+            "llamafactory-cli".to_owned(),
+            "train".to_owned(),
+            format!("{TOOL_DIR}/{NAME}"),
+        ],
+        environment,
+        files,
+        told: told(job, scene, &config),
+        stop: StopSignal::None,
+        pushes: hugging_face::pushes(scene),
+    })
+}
+
+/// The names under which a data set of this job is known.
+fn names(channel: &str, files: &[String]) -> Vec<String> {
+    (0..files.len()).map(|number| format!("{channel}{number}")).collect()
+}
+
+fn data_sets(job: &ToolJob, scene: &Scene) -> Result<Value, RenderError> {
+    let shape = match job.word("/data/format").unwrap_or("auto") {
+        "auto" | "messages" => json!({
+            "formatting": "sharegpt", "columns": {"messages": "messages"},
+            "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user",
+                     "assistant_tag": "assistant", "system_tag": "system"},
+        }),
+        "sharegpt" => {
+            json!({"formatting": "sharegpt", "columns": {"messages": "conversations"}})
+        }
+        "alpaca" => json!({"formatting": "alpaca"}),
+        "prompt_completion" => {
+            json!({"formatting": "alpaca", "columns": {"prompt": "prompt", "response": "completion"}})
+        }
+        other => {
+            return Err(RenderError::Format {
+                tool: "LLaMA-Factory",
+                format: other.to_owned(),
+                hint: "write them as messages or alpaca, or bring a configuration of your own",
+            });
+        }
+    };
+    let mut all = Map::new();
+    for (channel, files) in [("train", &scene.train), ("eval", &scene.eval)] {
+        for (name, path) in names(channel, files).into_iter().zip(files_of(channel, files)) {
+            let mut one = shape.clone();
+            one["file_name"] = json!(path);
+            all.insert(name, one);
+        }
+    }
+    Ok(Value::Object(all))
+}
+
+/// A configuration from the spec alone.
+fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), RenderError> {
+    config.fill("model_name_or_path", MODEL);
+    config.fill("stage", "sft");
+    config.fill("do_train", true);
+    config.fill("dataset_dir", TOOL_DIR);
+    config.fill("dataset", names("train", &scene.train).join(","));
+    if !scene.eval.is_empty() {
+        config.fill("eval_dataset", names("eval", &scene.eval).join(","));
+    }
+    config.fill("cutoff_len", job.whole("/train/seq_len").unwrap_or(1024));
+    let packing = job.spec.pointer("/train/packing").and_then(Value::as_bool).unwrap_or(false);
+    if packing {
+        config.fill("packing", true);
+        config.fill("neat_packing", true);
+    }
+    match job.word("/method/type").unwrap_or("lora") {
+        "full" => config.fill("finetuning_type", "full"),
+        "freeze" => {
+            config.fill("finetuning_type", "freeze");
+            if let Some(layers) = job.whole("/method/freeze/last_layers") {
+                config.fill("freeze_trainable_layers", layers);
+            }
+        }
+        "lora" => lora(config, job),
+        other => {
+            let what = format!("hone writes no LLaMA-Factory configuration for method `{other}`");
+            return Err(RenderError::Unsupported(what));
+        }
+    }
+    hugging_face::training(config, job, scene);
+    Ok(())
+}
+
+fn lora(config: &mut Config, job: &ToolJob) {
+    config.fill("finetuning_type", "lora");
+    config.fill("lora_rank", job.whole("/method/lora/r").unwrap_or(16));
+    config.fill("lora_alpha", job.number("/method/lora/alpha").map_or(json!(32), whole_or_real));
+    config.fill("lora_dropout", job.number("/method/lora/dropout").unwrap_or(0.0));
+    let targets = match job.spec.pointer("/method/lora/targets") {
+        Some(Value::Array(names)) => {
+            names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
+        }
+        _ => "all".to_owned(),
+    };
+    config.fill("lora_target", targets);
+    for (key, at) in [("use_rslora", "/method/lora/rslora"), ("use_dora", "/method/lora/dora")] {
+        if job.spec.pointer(at).and_then(Value::as_bool) == Some(true) {
+            config.fill(key, true);
+        }
+    }
+    if let Some(bits) = job.whole("/method/quant/bits") {
+        config.fill("quantization_bit", bits);
+        config.fill("quantization_method", "bnb");
+        if bits == 4 {
+            config.fill("quantization_type", job.word("/method/quant/type").unwrap_or("nf4"));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What each tool is given, by version and by what its user brought.
+
+use serde_json::{Map, Value, json};
+
+use super::*;
+
+fn job(trainer: Value) -> ToolJob {
+    let spec = json!({
+        "data": {"format": "messages", "overlong": "truncate"},
+        "method": {"type": "lora", "lora": {"r": 8, "alpha": 16, "dropout": 0.0, "targets": "all-linear"}},
+        "train": {"epochs": null, "max_steps": 40, "seq_len": 128, "micro_batch": 4, "accumulation": 2,
+                  "optimizer": {"name": "adamw", "lr": 2e-5, "weight_decay": 0.0, "betas": [0.9, 0.999]},
+                  "schedule": {"type": "cosine", "warmup": 0.03}, "clip_norm": 1.0, "precision": "auto",
+                  "gradient_checkpointing": false, "seed": 42, "log_every": 1},
+        "checkpoint": {"every_steps": 10}, "trainer": trainer,
+    });
+    ToolJob::of_spec(&spec.to_string()).expect("a spec").expect("a tool")
+}
+
+fn scene(packages: &[(&str, &str)]) -> Scene {
+    let packages =
+        packages.iter().map(|(name, version)| ((*name).to_owned(), (*version).to_owned()));
+    Scene {
+        versions: Versions { packages: packages.collect(), ..Versions::default() },
+        train: vec!["train.jsonl".to_owned()],
+        ..Scene::default()
+    }
+}
+
+const NEW: [(&str, &str); 3] =
+    [("trl", "1.16.0"), ("transformers", "5.23.0"), ("tensorboard", "2.20.0")];
+
+fn config(rendered: &Rendered) -> Map<String, Value> {
+    let (_, text) = rendered.files.last().expect("a file");
+    serde_json::from_str(text).expect("JSON")
+}
+
+#[test]
+fn trl_gets_a_whole_configuration_from_the_spec() {
+    let rendered = render(&job(json!({"kind": "trl"})), &scene(&NEW)).expect("rendered");
+    assert_eq!(rendered.command, ["trl", "sft", "--config", "/hone/tool/trl.yaml"]);
+    let config = config(&rendered);
+    for (key, value) in [
+        ("model_name_or_path", json!("/hone/input/model")),
+        ("output_dir", json!("/hone/output")),
+        ("max_steps", json!(40)),
+        ("save_steps", json!(10)),
+        ("learning_rate", json!(2e-5)),
+        ("warmup_steps", json!(0.03)),
+        ("lora_alpha", json!(16)),
+        ("enable_jit_checkpoint", json!(true)),
+        ("logging_nan_inf_filter", json!(false)),
+        ("use_cpu", json!(true)),
+    ] {
+        assert_eq!(config.get(key), Some(&value), "{key}");
+    }
+    assert_eq!(config["datasets"][0]["data_files"], json!(["/hone/input/data/train/train.jsonl"]));
+    assert!(
+        !config.contains_key("resume_from_checkpoint") && !config.contains_key("num_train_epochs")
+    );
+    assert_eq!((rendered.stop, rendered.pushes), (StopSignal::Term, true));
+    let on = Scene { resumes: true, ..scene(&NEW) };
+    let resumed = render(&job(json!({"kind": "trl"})), &on).expect("rendered");
+    assert_eq!(self::config(&resumed)["resume_from_checkpoint"], json!("/hone/resume"));
+}
+
+#[test]
+fn older_versions_get_the_keys_that_they_know() {
+    let old = [("trl", "0.24.0"), ("transformers", "4.57.6"), ("tensorboard", "2.20.0")];
+    let rendered = render(&job(json!({"kind": "trl"})), &scene(&old)).expect("rendered");
+    let config = config(&rendered);
+    assert_eq!(config["warmup_ratio"], json!(0.03));
+    assert_eq!(config["logging_dir"], json!("/hone/metrics/tb"));
+    assert!(!config.contains_key("enable_jit_checkpoint") && !config.contains_key("warmup_steps"));
+    assert_eq!((rendered.stop, rendered.pushes), (StopSignal::None, false));
+    let on = Scene { resumes: true, ..scene(&old) };
+    let refused = render(&job(json!({"kind": "trl"})), &on).expect_err("it forgets to resume");
+    assert!(refused.to_string().contains("before 1.15"), "{refused}");
+    let several = Scene { gpus: 2, ..scene(&NEW) };
+    let rendered = render(&job(json!({"kind": "trl"})), &several).expect("rendered");
+    assert_eq!(rendered.stop, StopSignal::None, "each rank would stop by its own clock");
+}
+
+#[test]
+fn a_users_own_file_is_changed_only_where_it_must_be_and_the_changes_are_told() {
+    let text = "model_name_or_path: org/model\noutput_dir: ./out\nper_device_train_batch_size: 3\n\
+                logging_steps: 500\nsave_total_limit: 1\nlearning_rate: 1e-4\n";
+    let trainer = json!({"kind": "trl", "config": {"name": "my.yml", "text": text},
+                         "override": {"save_steps": 7}});
+    let rendered = render(&job(trainer), &scene(&NEW)).expect("rendered");
+    let config = config(&rendered);
+    for (key, value) in [
+        ("model_name_or_path", json!("org/model")),
+        ("per_device_train_batch_size", json!(3)),
+        ("logging_steps", json!(10)),
+        ("save_total_limit", json!(3)),
+        ("save_steps", json!(7)),
+        ("output_dir", json!("/hone/output")),
+    ] {
+        assert_eq!(config.get(key), Some(&value), "{key}");
+    }
+    assert!(!config.contains_key("max_steps"), "the length is the user's");
+    let told = &rendered.told;
+    assert!(told.contains(r#"output_dir: "./out" → "/hone/output""#), "{told}");
+    assert!(!told.contains("save_steps") && told.contains("trl 1.16.0"), "{told}");
+}
+
+#[test]
+fn a_script_of_ones_own_gets_flags_or_its_file_and_its_own_way_to_resume() {
+    let command = vec!["python".to_owned(), "train.py".to_owned()];
+    let on = Scene { resumes: true, command: command.clone(), ..scene(&NEW) };
+    let rendered = render(&job(json!({"kind": "hf"})), &on).expect("rendered");
+    let line = rendered.command.join(" ");
+    assert!(line.starts_with("python train.py --"), "{line}");
+    assert!(line.contains("--output_dir /hone/output"), "{line}");
+    assert!(line.contains("--resume_from_checkpoint /hone/resume"), "{line}");
+    let trainer = json!({"kind": "hf", "resume": {"argument": "--from={path}"},
+                         "config": {"name": "a.yaml", "text": "seed: 1"}});
+    let rendered = render(&job(trainer), &on).expect("rendered");
+    assert_eq!(
+        rendered.command,
+        ["python", "train.py", "/hone/tool/a.yaml", "--from=/hone/resume"]
+    );
+    assert!(!config(&rendered).contains_key("resume_from_checkpoint"));
+    let trainer = json!({"kind": "custom", "resume": {"environment": "FROM"}, "stop": "none"});
+    let rendered = render(&job(trainer), &on).expect("rendered");
+    assert_eq!(rendered.environment, [("FROM".to_owned(), "/hone/resume".to_owned())]);
+    assert_eq!((rendered.command, rendered.stop), (command, StopSignal::None));
+    let none = Scene { command: Vec::new(), ..on };
+    assert!(render(&job(json!({"kind": "torchtune"})), &none).is_err());
+}
+
+#[test]
+fn axolotl_and_llamafactory_get_their_own_names_for_the_same() {
+    let image = [("axolotl", "0.18.0"), ("transformers", "5.14.1"), ("tensorboard", "2.20.0")];
+    let rendered = render(&job(json!({"kind": "axolotl"})), &scene(&image)).expect("rendered");
+    let config_of_axolotl = config(&rendered);
+    assert_eq!(config_of_axolotl["datasets"][0]["type"], json!("chat_template"));
+    assert_eq!(config_of_axolotl["micro_batch_size"], json!(4));
+    assert_eq!(config_of_axolotl["lora_target_linear"], json!(true));
+    let image = [("llamafactory", "0.9.6"), ("transformers", "5.6.0")];
+    let rendered = render(&job(json!({"kind": "llamafactory"})), &scene(&image)).expect("rendered");
+    let config = config(&rendered);
+    assert_eq!(config["overwrite_output_dir"], json!(false));
+    assert_eq!((&config["dataset"], &config["lora_rank"]), (&json!("train0"), &json!(8)));
+    assert_eq!(config["report_to"], json!(["none"]), "no tensorboard is there");
+    let sets: Value = serde_json::from_str(&rendered.files[0].1).expect("JSON");
+    assert_eq!(sets["train0"]["file_name"], json!("/hone/input/data/train/train.jsonl"));
+    let refused = render(&job(json!({"kind": "axolotl"})), &scene(&image)).expect_err("not there");
+    assert!(refused.to_string().contains("no package axolotl"), "{refused}");
+}

@@ -1,0 +1,123 @@
+//! `trl sft`, from its own keys (TRL 1.x, `trl/scripts/sft.py`, `trainer/sft_config.py`, `trainer/model_config.py`).
+
+use serde_json::{Value, json};
+
+use super::{
+    DATA, MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, files_of, hugging_face, loader,
+    require, told,
+};
+use crate::adapters::config::Config;
+use crate::adapters::job::ToolJob;
+
+/// The rendered configuration.
+const NAME: &str = "trl.yaml";
+/// Formats that TRL reads as they are.
+const NATIVE: [&str; 4] = ["auto", "messages", "prompt_completion", "text"];
+
+pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
+    require(scene, "trl")?;
+    // The command line passes it on from 1.15 on; before that it is taken and forgotten.
+    if scene.resumes && scene.command.is_empty() && !scene.versions.at_least("trl", [1, 15]) {
+        return Err(RenderError::Unsupported(
+            "`trl sft` before 1.15 cannot continue from a checkpoint: take an image with a newer one, or a script of \
+             your own with `kind: hf`"
+                .to_owned(),
+        ));
+    }
+    let mut config = begin(job)?;
+    if job.config.is_none() {
+        whole(&mut config, job, scene)?;
+    }
+    hugging_face::overlay(&mut config, job, scene);
+    config.override_with(&job.overrides);
+    Ok(Rendered {
+        command: ["trl", "sft", "--config"]
+            .into_iter()
+            .map(str::to_owned)
+            .chain([format!("{TOOL_DIR}/{NAME}")])
+            .collect(),
+        environment: Vec::new(),
+        files: vec![(NAME.to_owned(), config.to_file())],
+        told: told(job, scene, &config),
+        stop: hugging_face::stop(scene),
+        pushes: hugging_face::pushes(scene),
+    })
+}
+
+/// A configuration from the spec alone.
+fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), RenderError> {
+    let format = job.word("/data/format").unwrap_or("auto");
+    if !NATIVE.contains(&format) {
+        return Err(RenderError::Format {
+            tool: "TRL",
+            format: format.to_owned(),
+            hint: "write them as messages, or as prompt and completion",
+        });
+    }
+    config.fill("model_name_or_path", MODEL);
+    if scene.eval.is_empty() {
+        let first = scene.train.first().map_or("json", |name| loader(name));
+        let files = files_of("train", &scene.train);
+        config.fill("datasets", json!([{"path": first, "data_files": files, "split": "train"}]));
+    } else {
+        // The loader of local folders takes one named `eval` for the split `test`.
+        config.fill("dataset_name", DATA);
+        config.fill("dataset_train_split", "train");
+        config.fill("dataset_test_split", "test");
+    }
+    config.fill("max_length", job.whole("/train/seq_len").unwrap_or(1024));
+    let packing = job.spec.pointer("/train/packing").and_then(Value::as_bool).unwrap_or(false);
+    config.fill("packing", packing);
+    method(config, job, scene)?;
+    hugging_face::training(config, job, scene);
+    Ok(())
+}
+
+fn method(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), RenderError> {
+    // It would load float32 by itself, four bytes for each frozen weight.
+    let frozen = if scene.gpus > 0 { "bfloat16" } else { "float32" };
+    match job.word("/method/type").unwrap_or("lora") {
+        "full" => {
+            config.fill("dtype", "float32");
+            return Ok(());
+        }
+        "lora" => {}
+        other => {
+            return Err(RenderError::Unsupported(format!(
+                "TRL has no method `{other}`: use `lora` or `full`"
+            )));
+        }
+    }
+    config.fill("dtype", frozen);
+    config.fill("use_peft", true);
+    config.fill("lora_r", job.whole("/method/lora/r").unwrap_or(16));
+    config.fill("lora_alpha", job.number("/method/lora/alpha").map_or(json!(32), whole_or_real));
+    config.fill("lora_dropout", job.number("/method/lora/dropout").unwrap_or(0.0));
+    let targets = match job.spec.pointer("/method/lora/targets") {
+        Some(Value::Array(names)) => Value::Array(names.clone()),
+        _ => json!(["all-linear"]),
+    };
+    config.fill("lora_target_modules", targets);
+    for (key, at) in [("use_rslora", "/method/lora/rslora"), ("use_dora", "/method/lora/dora")] {
+        if job.spec.pointer(at).and_then(Value::as_bool) == Some(true) {
+            config.fill(key, true);
+        }
+    }
+    match job.whole("/method/quant/bits") {
+        Some(4) => {
+            config.fill("load_in_4bit", true);
+            config.fill("bnb_4bit_quant_type", job.word("/method/quant/type").unwrap_or("nf4"));
+            let double = job.spec.pointer("/method/quant/double").and_then(Value::as_bool);
+            config.fill("use_bnb_nested_quant", double.unwrap_or(true));
+        }
+        Some(8) => config.fill("load_in_8bit", true),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// TRL wants a whole number here.
+pub(super) fn whole_or_real(number: f64) -> Value {
+    #[expect(clippy::cast_possible_truncation, reason = "a whole number far below 2^53")]
+    if number.fract() == 0.0 && number.abs() < 1e15 { json!(number as i64) } else { json!(number) }
+}

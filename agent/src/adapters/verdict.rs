@@ -1,0 +1,142 @@
+//! How the run of a tool ended, in the words of hone's own trainer.
+//!
+//! An exit code of 0 proves nothing: a tool that saves on SIGTERM goes on as if training had ended and exits with 0, and
+//! a launcher exits with 1 after a clean save. The number of steps decides; the code says whether what came after the
+//! last step went well.
+
+use hone_proto::id::Step;
+use serde_json::json;
+
+use crate::core::input::TrainerWord;
+use crate::tools::signs::Sign;
+
+/// What is known of a run that ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Evidence {
+    /// The container's exit code; absent when it vanished.
+    pub exit: Option<i64>,
+    /// Steps completed, as the newest state file or metric says.
+    pub step: Option<Step>,
+    /// Steps of the whole run, as the state file or the spec says.
+    pub max_steps: Option<Step>,
+    /// The tool ended before its last step because its metric stopped improving.
+    pub early_stop: bool,
+    /// What its last lines tell of a failure.
+    pub sign: Option<Sign>,
+}
+
+/// The contract's codes.
+const COMPLETED: i32 = 0;
+const FAULT: i32 = 70;
+const INTERRUPTED: i32 = 75;
+const EARLY_STOP: i32 = 84;
+
+/// The last word on a run, as hone's own trainer would have left it.
+#[must_use]
+pub fn verdict(evidence: &Evidence) -> TrainerWord {
+    let done = match (evidence.step, evidence.max_steps) {
+        (Some(step), Some(max)) => Some(step >= max && max > Step::default()),
+        // It was told how long to run, and nothing was seen of it.
+        (None, Some(_)) => Some(false),
+        (_, None) => None,
+    };
+    let steps = match (evidence.step, evidence.max_steps) {
+        (Some(step), Some(max)) => format!("step {step} of {max}"),
+        (Some(step), None) => format!("step {step}"),
+        (None, _) => "no step that was seen".to_owned(),
+    };
+    match (evidence.exit, done) {
+        (Some(0), _) if evidence.early_stop => {
+            word("completed", EARLY_STOP, format!("stopped early at {steps}"), evidence)
+        }
+        (Some(0), Some(true) | None) => {
+            word("completed", COMPLETED, format!("it ended at {steps}"), evidence)
+        }
+        (Some(0), Some(false)) => {
+            let message = format!("it ended with code 0 after {steps}, before the last");
+            word("interrupted", INTERRUPTED, message, evidence)
+        }
+        (Some(code), _) => failed(code, &steps, evidence),
+        (None, _) => word("failed", FAULT, format!("its container vanished at {steps}"), evidence),
+    }
+}
+
+fn failed(code: i64, steps: &str, evidence: &Evidence) -> TrainerWord {
+    if let Some(sign) = &evidence.sign {
+        let (what, hint) = (sign.cause.what(), sign.cause.hint());
+        let message = format!("{what}; {hint} (at {steps}): {}", sign.line);
+        return word("failed", sign.cause.code(), message, evidence);
+    }
+    let message = format!("it ended with code {code} at {steps}");
+    // Killed by a signal, or refused its arguments: the code says so itself. What else it means is its own secret.
+    let known = if code == 2 || code >= 128 { i32::try_from(code).unwrap_or(FAULT) } else { FAULT };
+    word("failed", known, message, evidence)
+}
+
+fn word(status: &str, code: i32, message: String, evidence: &Evidence) -> TrainerWord {
+    let json = json!({
+        "v": 1, "by": "agent", "status": status, "code": code, "reason": message,
+        "step": evidence.step.map(Step::get), "max_steps": evidence.max_steps.map(Step::get),
+        "exit": evidence.exit,
+    });
+    TrainerWord {
+        status: status.to_owned(),
+        code,
+        message,
+        step: evidence.step,
+        json: json.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tools::signs::Cause;
+
+    fn of(exit: Option<i64>, step: u64, max: Option<u64>) -> (String, i32) {
+        let evidence = Evidence {
+            exit,
+            step: Some(Step::new(step)),
+            max_steps: max.map(Step::new),
+            ..Evidence::default()
+        };
+        let word = verdict(&evidence);
+        assert_eq!(word.step, Some(Step::new(step)));
+        (word.status, word.code)
+    }
+
+    #[test]
+    fn steps_decide_and_not_the_exit_code() {
+        let is = |status: &str, code: i32| (status.to_owned(), code);
+        assert_eq!(of(Some(0), 40, Some(40)), is("completed", 0));
+        assert_eq!(of(Some(0), 22, Some(40)), is("interrupted", 75), "saved upon SIGTERM");
+        assert_eq!(of(Some(1), 40, Some(40)), is("failed", 70), "its last save failed");
+        assert_eq!(of(Some(143), 22, Some(40)), is("failed", 143));
+        assert_eq!(of(Some(2), 0, Some(40)), is("failed", 2));
+        assert_eq!(of(Some(0), 5, None), is("completed", 0), "nothing says how long it is");
+        assert_eq!(of(None, 40, Some(40)), is("failed", 70));
+        let unseen =
+            Evidence { exit: Some(0), max_steps: Some(Step::new(9)), ..Evidence::default() };
+        assert_eq!(verdict(&unseen).status, "interrupted");
+    }
+
+    #[test]
+    fn what_the_output_names_is_the_cause_and_an_early_stop_is_an_end() {
+        let sign = Sign {
+            cause: Cause::GpuMemory,
+            line: "torch.OutOfMemoryError: CUDA out of memory".to_owned(),
+        };
+        let evidence = Evidence { exit: Some(1), sign: Some(sign), ..Evidence::default() };
+        let word = verdict(&evidence);
+        assert_eq!((word.code, word.status.as_str()), (80, "failed"));
+        assert!(word.message.contains("CUDA out of memory"), "{}", word.message);
+        let early = Evidence {
+            exit: Some(0),
+            step: Some(Step::new(10)),
+            max_steps: Some(Step::new(40)),
+            early_stop: true,
+            ..Evidence::default()
+        };
+        assert_eq!((verdict(&early).status.as_str(), verdict(&early).code), ("completed", 84));
+    }
+}

@@ -1,0 +1,211 @@
+//! What a foreign tool is given before its container is made: its image is asked what it holds, and what it needs is
+//! rendered into the folder of its configuration.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use hone_proto::assignment::{Assignment, Channel};
+use hone_proto::event::Payload;
+use hone_proto::quantity::{Bytes, MilliCpu};
+use hone_proto::time::Now;
+use rand::distr::{Alphanumeric, SampleString as _};
+
+use super::contract::give_file;
+use super::launch::user_of;
+use super::{Performer, image_name, never, of_file, of_runtime};
+use crate::adapters::job::ToolJob;
+use crate::adapters::push::{TOKEN_NAME, url};
+use crate::adapters::render::{Rendered, Scene, TOOL_DIR, render};
+use crate::adapters::stopping;
+use crate::adapters::versions::{PYTHONS, QUESTION, Versions};
+use crate::core::input::StepError;
+use crate::driver::Record;
+use crate::layout::AttemptDirs;
+use crate::runtime::{ContainerSpec, EnvVar, LogLimit, Network, Refusal, RuntimeError, Tmpfs};
+
+/// How long an image may take to say what it holds: a disk that is busy staging is slow.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Memory of the container that is asked.
+const MEMORY: Bytes = Bytes::mib(512);
+/// Files of a channel that a configuration can name.
+const MAX_FILES: usize = 1000;
+/// Characters of a token: more than 128 bits.
+const TOKEN_LEN: usize = 32;
+
+/// A tool with what it is given.
+pub(super) struct Tool {
+    job: ToolJob,
+    rendered: Rendered,
+    grace: Duration,
+}
+
+impl Performer {
+    /// What the attempt's tool is given; nothing where hone's own trainer runs.
+    pub(super) async fn tool(
+        &self,
+        assignment: &Assignment,
+        uid: u32,
+    ) -> Result<Option<Tool>, StepError> {
+        let job = ToolJob::of_spec(&assignment.trainer_spec);
+        let Some(job) = job.map_err(|error| never("bad_spec", super::chain(&error)))? else {
+            return Ok(None);
+        };
+        let scene = Scene {
+            versions: self.versions(assignment, uid).await?,
+            train: self.files(assignment, Channel::Train)?,
+            eval: self.files(assignment, Channel::Eval)?,
+            resumes: assignment.resume.is_some(),
+            gpus: assignment.promise.gpus.len(),
+            command: assignment.command.clone(),
+        };
+        let rendered = render(&job, &scene)
+            .map_err(|error| never("tool_unsupported", super::chain(&error)))?;
+        Ok(Some(Tool { job, rendered, grace: assignment.grace }))
+    }
+
+    /// What the attempt's image holds, asked once in this life of the agent.
+    async fn versions(&self, assignment: &Assignment, uid: u32) -> Result<Versions, StepError> {
+        let reference = &assignment.image.reference;
+        if let Some(known) = self.versions.lock().await.get(reference) {
+            return Ok(known.clone());
+        }
+        let mut versions = Versions::default();
+        for python in PYTHONS {
+            let spec = question(assignment, uid, python, &self.prefix)?;
+            match self.runtime.question(&spec, PATIENCE).await {
+                Ok(answer) => {
+                    if let Some(found) = Versions::parse(&answer.output) {
+                        versions = found;
+                        break;
+                    }
+                    tracing::warn!(image = %reference, python, code = answer.code, "it does not say what it holds");
+                }
+                // An image without Python holds none of its packages.
+                Err(RuntimeError::Refused { refusal: Refusal::NoSuchProgram, .. }) => {}
+                Err(error) => return Err(of_runtime(&error)),
+            }
+        }
+        tracing::info!(image = %reference, holds = versions.told(), "its tool is known");
+        self.versions.lock().await.insert(reference.clone(), versions.clone());
+        Ok(versions)
+    }
+
+    /// Names of a channel's files, below its folder, sorted.
+    fn files(&self, assignment: &Assignment, channel: Channel) -> Result<Vec<String>, StepError> {
+        let input = assignment.inputs.iter().find(|input| input.channel == channel);
+        let Some(input) = input else { return Ok(Vec::new()) };
+        let root = self.layout.cached(&assignment.project, input.manifest);
+        let mut names = Vec::new();
+        walk(&root, "", &mut names)?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// Tells the job's owner what the tool was given.
+    pub(super) async fn tell_rendered(&self, assignment: &Assignment, tool: &Tool) {
+        let notice = Payload::Notice {
+            attempt: assignment.attempt,
+            level: "info".to_owned(),
+            code: "tool_config".to_owned(),
+            message: tool.rendered.told.clone(),
+        };
+        let driver = self.driver.clone();
+        let record = Record { events: vec![(Now::read(), notice)], ..Record::default() };
+        let told = tokio::task::spawn_blocking(move || driver.record_blocking(record)).await;
+        if !matches!(told, Ok(Ok(_))) {
+            tracing::debug!("nobody takes the notice: the agent ends");
+        }
+    }
+}
+
+fn walk(dir: &Path, under: &str, names: &mut Vec<String>) -> Result<(), StepError> {
+    for entry in fs::read_dir(dir).map_err(of_file(dir))? {
+        let entry = entry.map_err(of_file(dir))?;
+        let kind = entry.file_type().map_err(of_file(dir))?;
+        let name = format!("{under}{}", entry.file_name().to_string_lossy());
+        if kind.is_dir() {
+            walk(&entry.path(), &format!("{name}/"), names)?;
+        } else if kind.is_file() && names.len() < MAX_FILES {
+            names.push(name);
+        }
+    }
+    Ok(())
+}
+
+/// A container that asks the image's own Python, closed as every other.
+fn question(
+    assignment: &Assignment,
+    uid: u32,
+    python: &str,
+    prefix: &str,
+) -> Result<ContainerSpec, StepError> {
+    Ok(ContainerSpec {
+        attempt: assignment.attempt,
+        name: format!("{prefix}-question-{}", crate::layout::name(assignment.attempt)),
+        image: image_name(&assignment.image.reference)?,
+        entrypoint: Some(vec![python.to_owned()]),
+        command: Some(vec!["-c".to_owned(), QUESTION.to_owned()]),
+        workdir: None,
+        user_env: Vec::new(),
+        env: vec![EnvVar { name: "HOME".to_owned(), value: "/tmp".to_owned() }],
+        mounts: Vec::new(),
+        tmpfs: vec![Tmpfs { target: "/tmp".into(), size: Bytes::mib(16), exec: false }],
+        user: user_of(assignment, uid),
+        memory: MEMORY,
+        cpus: MilliCpu::cores(1),
+        cpuset: None,
+        pids: 64,
+        shm: Bytes::mib(16),
+        open_files: None,
+        gpus: Vec::new(),
+        network: Network::None,
+        stop_grace: Duration::from_secs(1),
+        log: LogLimit::default(),
+    })
+}
+
+impl Tool {
+    /// The whole command line; empty for the image's own.
+    pub(super) fn command(&self) -> &[String] {
+        &self.rendered.command
+    }
+
+    /// Variables that are the user's, and those that the user named: checked as the user's are.
+    pub(super) fn user_environment(&self) -> Vec<EnvVar> {
+        let own = self.job.environment.clone().into_iter();
+        own.chain(self.rendered.environment.clone())
+            .map(|(name, value)| EnvVar { name, value })
+            .collect()
+    }
+
+    /// Variables of hone's own.
+    pub(super) fn environment(&self) -> Vec<EnvVar> {
+        if !self.rendered.pushes {
+            return Vec::new();
+        }
+        [
+            ("KUBEFLOW_TRAINER_SERVER_URL", url()),
+            ("KUBEFLOW_TRAINER_SERVER_TOKEN", format!("{TOOL_DIR}/{TOKEN_NAME}")),
+        ]
+        .map(|(name, value)| EnvVar { name: name.to_owned(), value })
+        .into()
+    }
+
+    /// Writes the configuration where the container finds it, and what the agent needs later where it does not.
+    pub(super) fn write(&self, dirs: &AttemptDirs, owner: u32) -> Result<(), StepError> {
+        let tool = dirs.tool();
+        for (name, text) in &self.rendered.files {
+            give_file(&tool.join(name), text, None)?;
+        }
+        let token = tool.join(TOKEN_NAME);
+        // One that is there already is known to a container that may run.
+        if self.rendered.pushes && !token.exists() {
+            let text = Alphanumeric.sample_string(&mut rand::rng(), TOKEN_LEN);
+            give_file(&token, &text, Some(owner))?;
+        }
+        stopping::keep(dirs, self.rendered.stop, self.grace).map_err(of_file(dirs.root()))?;
+        let kept = dirs.kept();
+        fs::create_dir_all(&kept).map_err(of_file(&kept))
+    }
+}

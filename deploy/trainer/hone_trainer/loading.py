@@ -1,0 +1,123 @@
+"""The base model on the device, with what the method trains."""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from hone_trainer import quantise
+from hone_trainer.errors import MissingInput, SpecError
+from hone_trainer.methods import SHOWN, add_adapter, trained_names
+from hone_trainer.spec import Spec
+from hone_trainer.weights import mapped_weights
+
+
+def load_model(directory: Path, spec: Spec, precision: str):
+    """The model with what the method trains, on the device; nothing else of it is trainable.
+
+    Below an adapter the base is kept in half precision if the arithmetic is, or quantised. What is trained itself is
+    kept in fp32 and computed under autocast: updates of a small learning rate vanish in 8 bits of mantissa.
+    """
+    method, kept = spec.method, torch.float32
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    if method.adapter or (method.freeze and disk_type(directory) == half):
+        kept = half
+    model = _load(directory, spec, kept)
+    model.config.use_cache = False
+    if spec.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    if method.adapter:
+        model = add_adapter(model, method.lora)
+    if method.freeze:
+        trained = trained_names(model, method.freeze)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
+            if name in trained:
+                parameter.data = parameter.data.float()
+    if method.quant and quantise.keep_trainable(model) == 0:
+        raise SpecError("method.quant: the model has no linear layer that can be quantised")
+    return model
+
+
+def parameter_counts(model) -> tuple[int, int]:
+    """(trainable, total) numbers of weights, also where several share a byte."""
+    trainable = total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        count = parameter.numel() if state is None else math.prod(state.shape)
+        total += count
+        trainable += count if parameter.requires_grad else 0
+    return trainable, total
+
+
+def disk_type(directory: Path) -> torch.dtype | None:
+    """The type of all floating tensors on the disk; None if there are several."""
+    types = {tensor.dtype for tensor in mapped_weights(directory).values() if tensor.dtype.is_floating_point}
+    return types.pop() if len(types) == 1 else None
+
+
+def as_on_disk(model, directory: Path) -> dict[str, torch.Tensor]:
+    """The model's tensors, those that were never trained in the very type that the base has them in."""
+    disk = mapped_weights(directory)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    made: dict[tuple, torch.Tensor] = {}
+    found = {}
+    for name, tensor in model.state_dict().items():
+        if name in disk and name not in trained and tensor.dtype != disk[name].dtype:
+            # Tied tensors stay tied: the library saves what is shared once.
+            key = (tensor.data_ptr(), tensor.shape, disk[name].dtype)
+            tensor = made.setdefault(key, tensor.to(disk[name].dtype))
+        found[name] = tensor
+    return found
+
+
+def _load(directory: Path, spec: Spec, dtype: torch.dtype):
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = {"dtype": dtype, "attn_implementation": "sdpa"}
+    if spec.method.quant:
+        options["quantization_config"] = quantise.settings(spec.method.quant, dtype)
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=spec.trust_remote_code)
+        if getattr(config, "quantization_config", None):
+            raise SpecError("the model's files are quantised already; give the model in 16 or 32 bits")
+        with torch.device("meta"):
+            shape = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
+        with _one_at_a_time():
+            model, told = type(shape).from_pretrained(
+                None,
+                config=config,
+                state_dict=mapped_weights(directory),
+                device_map={"": device},
+                output_loading_info=True,
+                **options,
+            )
+    except (ValueError, ImportError) as error:
+        raise SpecError(f"this trainer cannot load the model: {error}") from error
+    if told["missing_keys"]:
+        # They would be random.
+        names = ", ".join(sorted(told["missing_keys"])[:SHOWN])
+        raise MissingInput(f"the model's files lack tensors that its config.json asks for: {names}")
+    model.config.name_or_path = str(directory)
+    if (directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(directory, local_files_only=True)
+    return model
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Without it, four threads run ahead and read tensors that nobody has room for yet."""
+    before = os.environ.get("HF_DEACTIVATE_ASYNC_LOAD")
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_DEACTIVATE_ASYNC_LOAD"]
+        else:
+            os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = before

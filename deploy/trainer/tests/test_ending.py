@@ -1,0 +1,108 @@
+"""The last word of an attempt, and the scores that it tells, whatever they are."""
+
+import json
+import logging
+import math
+import tempfile
+import unittest
+from pathlib import Path
+from types import SimpleNamespace
+
+from hone_trainer.__main__ import Attempt
+from hone_trainer.contract import RESULT_FILE, Controls, Exit, MetricsWriter, Paths, encode
+from hone_trainer.evaluate import Score
+from hone_trainer.progress import Progress
+from hone_trainer.session import Session
+from hone_trainer.spec import parse
+
+SPEC = parse({"version": 1, "model": {"name": "m"}, "train": {"max_steps": 5}})
+
+
+class Ending(unittest.TestCase):
+    """An attempt in a directory of its own, with a session but no model."""
+
+    def setUp(self) -> None:
+        holder = tempfile.TemporaryDirectory()
+        self.addCleanup(holder.cleanup)
+        logging.disable()
+        self.addCleanup(logging.disable, logging.NOTSET)
+        self.directory = Path(holder.name)
+        self.paths = Paths.from_env({f"HONE_{name}_DIR": holder.name for name in ("METRICS", "OUTPUT", "CONTROL")})
+        self.attempt = Attempt(self.paths)
+        self.attempt.metrics = MetricsWriter(self.paths.metrics, self.paths.attempt)
+        self.addCleanup(self.attempt.metrics._file.close)
+        self.session = Session(SPEC, self.paths, self.attempt.metrics, Controls(self.paths.control))
+        self.attempt.session = self.session
+
+    def result(self) -> dict:
+        return json.loads((self.directory / RESULT_FILE).read_text(), parse_constant=self.fail)
+
+    def resumed(self, progress: Progress) -> Progress:
+        progress.save(self.directory)
+        return Progress.load(self.directory)
+
+    def evaluate(self, loss: float) -> None:
+        self.session.score = lambda base: Score(nll_sum=loss, tokens=1)
+        self.session.evaluate_tuned()
+
+    def test_scores_that_are_not_finite_survive_a_checkpoint(self) -> None:
+        for bad in (math.nan, math.inf, -math.inf):
+            with self.subTest(bad):
+                before = Score(nll_sum=bad, tokens=3)
+                self.session.progress = self.resumed(Progress(base=before.as_dict()))
+                self.assertEqual(str(self.session.base().values()), str(before.values()))
+
+    def test_a_checkpoint_that_calls_such_a_score_the_best_has_none(self) -> None:
+        self.assertIsNone(self.resumed(Progress(best={"step": 1, "eval_loss": math.nan})).best)
+        kept = {"step": 1, "eval_loss": 0.5}
+        self.assertEqual(self.resumed(Progress(best=kept)).best, kept)
+
+    def test_a_loss_that_is_not_finite_is_never_the_best(self) -> None:
+        for step, loss, best in ((1, math.nan, None), (2, 2.0, 2), (3, math.nan, 2), (4, -math.inf, 2), (5, 1.0, 5)):
+            self.session.progress.step = step
+            self.evaluate(loss)
+            found = self.session.progress.best
+            self.assertEqual(found and found["step"], best, f"after {loss}")
+
+    def test_the_result_tells_such_scores_as_words(self) -> None:
+        self.session.progress = self.resumed(Progress(step=3, base=Score(nll_sum=math.nan, tokens=3).as_dict()))
+        self.session.last_loss = math.inf
+        self.assertEqual(self.attempt.finish(None), Exit.COMPLETED)
+        self.assertEqual(self.result()["metrics"]["base_eval_perplexity"], "nan")
+        self.assertEqual((self.result()["step"], self.result()["metrics"]["loss"]), (3, "inf"))
+
+    def test_a_word_is_left_even_where_the_counters_cannot_be_told(self) -> None:
+        for broken in ({"base": {"nll_sum": "x", "tokens": 3}}, {"base": {"unknown": 1}}, {"best": {}}):
+            with self.subTest(broken):
+                self.attempt.session = SimpleNamespace(
+                    progress=Progress(**broken), base=lambda: Score(**broken["base"]), tuned=None, last_loss=1.0
+                )
+                self.assertEqual(self.attempt.finish(RuntimeError("why")), Exit.INTERNAL)
+                told = self.result()
+                self.assertEqual((told["status"], told["code"], told["reason"]), ("failed", 70, "why"))
+                self.assertEqual(told["error"]["type"], "RuntimeError")
+                (self.directory / RESULT_FILE).unlink()
+
+    def test_a_failure_fits_what_the_agent_passes_on(self) -> None:
+        for text in ("long ", "\x01", '"', "ü", "\U0001f600"):
+            with self.subTest(text):
+                try:
+                    raise RuntimeError(text * 50_000 + "the end")
+                except RuntimeError as error:
+                    self.attempt.finish(error)
+                told = (self.directory / RESULT_FILE).read_bytes()
+                self.assertLess(len(told), 8192)
+                error = json.loads(told)["error"]
+                self.assertTrue(error["trace"].endswith("the end\n"))
+                self.assertGreater(len(encode(error["trace"])), 4000)
+                self.assertTrue(error["message"].startswith(text))
+                self.attempt.metrics = None
+
+    def test_a_short_failure_is_told_whole(self) -> None:
+        self.attempt.finish(RuntimeError("why"))
+        self.assertEqual(self.result()["error"]["message"], "why")
+        self.assertEqual(self.result()["error"]["trace"], "RuntimeError: why\n")
+
+
+if __name__ == "__main__":
+    unittest.main()

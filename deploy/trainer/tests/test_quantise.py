@@ -1,0 +1,96 @@
+"""Gradients through a quantised base are those of the base that its bits stand for, before an evaluation and after."""
+
+import unittest
+from unittest import mock
+
+import bitsandbytes
+import torch
+from training import Training, base, rows, summed_nll
+
+from hone_trainer import quantise
+from hone_trainer.batches import collate
+from hone_trainer.errors import SpecError
+from hone_trainer.evaluate import evaluate
+from hone_trainer.loss import Targets
+
+# Relative to the length of the reference's gradient. 4-bit weights are multiplied in fp32 as they stand for; 8-bit
+# ones with activations that are rounded to 8 bits themselves, 1 part in 254 of the largest of a row.
+BOUNDS = {"nf4": 1e-4, "fp4": 1e-4, "8-bit": 0.05}
+QUANT = {
+    "nf4": {"bits": 4, "type": "nf4", "double": True},
+    "fp4": {"bits": 4, "type": "fp4", "double": False},
+    "8-bit": {"bits": 8},
+}
+
+
+def dequantised(layer: torch.nn.Module) -> torch.Tensor:
+    """The weight that a layer's bits stand for, in fp32."""
+    weight = layer.weight
+    if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+        return weight.data.float() * (weight.SCB.float() / 127).unsqueeze(1)
+    return bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state).float()
+
+
+class Gradients(Training):
+    def gradients(self, session) -> dict[str, torch.Tensor]:
+        """Of the adapter, for one batch, without dropout."""
+        inputs = collate(rows(8), 0)
+        labels = inputs.pop("labels")
+        session.model.train()
+        session.model.zero_grad(set_to_none=True)
+        session.head.nll(session.model, inputs, Targets.of(labels)).backward()
+        return {name: value.grad.clone() for name, value in session.model.named_parameters() if value.requires_grad}
+
+    def reference(self, session) -> dict[str, torch.Tensor]:
+        """The same of a model in fp32 whose weights are what the bits stand for."""
+        plain = self.session(method={"type": "lora", "lora": {"r": 4}}, model=base(hidden=64, layers=2))
+        layers = dict(session.model.named_modules())
+        with torch.no_grad():
+            for name, layer in plain.model.named_modules():
+                if isinstance(layers.get(name), (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt)):
+                    layer.weight.copy_(dequantised(layers[name]))
+            adapter = {name: value for name, value in session.model.state_dict().items() if "lora_" in name}
+            plain.model.load_state_dict(adapter, strict=False)
+        inputs = collate(rows(8), 0)
+        labels = inputs.pop("labels")
+        plain.model.train()
+        summed_nll(plain.model(**inputs, use_cache=False).logits, labels).backward()
+        return {name: value.grad for name, value in plain.model.named_parameters() if value.requires_grad}
+
+    def test_they_equal_the_references_before_and_after_an_evaluation(self) -> None:
+        for name, quant in QUANT.items():
+            session = self.session(
+                method={"type": "lora", "lora": {"r": 4}, "quant": quant}, model=base(hidden=64, layers=2)
+            )
+            # B is zero at first, and A then has no gradient that could be compared.
+            torch.manual_seed(1)
+            with torch.no_grad():
+                for key, value in session.model.named_parameters():
+                    if "lora_B" in key:
+                        value.normal_(std=0.05)
+            expected = self.reference(session)
+            for when in ("before", "after"):
+                with self.subTest(f"{name} {when} an evaluation"):
+                    found = self.gradients(session)
+                    self.assertEqual(found.keys(), expected.keys())
+                    for key, value in found.items():
+                        error = float((value - expected[key]).norm() / expected[key].norm())
+                        self.assertLess(error, BOUNDS[name], key)
+                evaluate(session.model, session.head, rows(4), 0, 2, session.autocast, lambda: False)
+
+    def test_the_four_bit_layers_never_take_the_path_without_gradients(self) -> None:
+        # As on a processor with those instructions, whatever this machine has.
+        with mock.patch.object(bitsandbytes.nn.modules, "has_avx512bf16", lambda: True):
+            session = self.session(method={"type": "lora", "quant": QUANT["nf4"]})
+        layers = [layer for layer in session.model.modules() if isinstance(layer, bitsandbytes.nn.Linear4bit)]
+        self.assertGreater(len(layers), 0)
+        session.held_out = rows(4)
+        session.score(base=False)
+        self.assertFalse(any(getattr(layer.weight.quant_state, "packing_format_for_cpu", False) for layer in layers))
+        layers[0].weight.quant_state.packing_format_for_cpu = True
+        with self.assertRaisesRegex(SpecError, "packed"):
+            quantise.require_trainable(session.model)
+
+
+if __name__ == "__main__":
+    unittest.main()
