@@ -60,9 +60,9 @@ impl Offer {
         self.inventory = inventory;
     }
 
-    /// Takes over what a sample tells; true when the offer must be told anew. `own_disk` is what
-    /// hone's own files take of the room for jobs.
-    pub fn follow(&mut self, sample: &NodeSample, own_disk: Bytes) -> bool {
+    /// Takes over what a sample tells, and what others were last found to use of the disk; true when the offer must be
+    /// told anew.
+    pub fn follow(&mut self, sample: &NodeSample, disk_of_others: Bytes) -> bool {
         let states = self.inventory.follow(&sample.gpus);
         if states {
             let working =
@@ -70,9 +70,7 @@ impl Offer {
             let all = self.inventory.gpus.len();
             tracing::warn!("{working} of {all} GPUs work now; what this node offers has changed");
         }
-        let mount = self.inventory.disks.iter().find(|disk| disk.holds_state);
-        let mount = mount.map_or("/", |disk| disk.mount.as_str());
-        match self.others.update(sample, mount, own_disk) {
+        match self.others.update(sample, disk_of_others) {
             Some(foreign) => {
                 self.foreign = foreign;
                 true

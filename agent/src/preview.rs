@@ -19,7 +19,7 @@ use crate::host::HostRoots;
 use crate::inventory::Collector;
 use crate::layout::Layout;
 use crate::observe::cgroup::{Place, Process};
-use crate::observe::foreign::room_taken_by_jobs;
+use crate::observe::foreign::disk_of_others;
 use crate::observe::gpu::{GpuSettings, Gpus};
 use crate::observe::{ContainerRef, Sampler, SamplerSettings};
 use crate::offer::Offer;
@@ -139,7 +139,7 @@ fn measure(
     // What the agent would hold when it starts.
     let state = StateFile::new(layout.state()).load().unwrap_or_default();
     let held: Vec<_> = state.attempts.into_keys().collect();
-    offer.follow(&sample, room_taken_by_jobs(layout, &held));
+    offer.follow(&sample, disk_of_others(layout, &held));
     Preview {
         joined_as: None,
         inventory: offer.inventory().clone(),

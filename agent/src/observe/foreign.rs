@@ -1,5 +1,6 @@
 //! What others than hone use of a node, steady enough to plan with: the most of the last minute, told again only when
-//! it moved by more than a grain.
+//! it moved by more than a grain. Of the disk it is what a survey found: what is used and what of it is hone's are looked
+//! at together, or a download that came in between would count as a neighbour's.
 //!
 //! Processor time of others is left at zero (docs/adr/0004): it is shared by weight, so that neither side fails for want
 //! of it, and a compiler that runs next to an agent for a minute would make the node refuse every job.
@@ -14,6 +15,7 @@ use hone_proto::quantity::{Bytes, MilliCpu};
 use hone_proto::sample::{GpuSample, NodeSample};
 use hone_proto::time::BootNanos;
 
+use super::disk::Space;
 use super::usage::usage;
 use crate::layout::Layout;
 
@@ -39,38 +41,41 @@ pub fn own_disk(dir: &Path) -> Bytes {
 /// What of hone's own files is room for jobs. Those of the attempts that are held are promised to them, and so are inputs
 /// in use; inputs that nobody uses go as soon as something is staged that needs the room. All else (the spool, what a
 /// former node left, what belongs to no attempt) stays: no job can have its room. Blocks, as [`own_disk`] does.
-#[must_use]
-pub fn room_taken_by_jobs(layout: &Layout, held: &[AttemptId]) -> Bytes {
+fn room_taken_by_jobs(layout: &Layout, held: &[AttemptId]) -> Bytes {
     let attempts: Bytes = held.iter().map(|id| own_disk(layout.attempt(*id).root())).sum();
     attempts.saturating_add(own_disk(&layout.cache()))
+}
+
+/// What others use of the disk that holds hone's state; nothing where that cannot be told. The same moment cannot be had:
+/// what is written or deleted while hone's own files are counted is not taken for others'. Blocks, as [`own_disk`] does.
+#[must_use]
+pub fn disk_of_others(layout: &Layout, held: &[AttemptId]) -> Bytes {
+    let used = || {
+        let space = Space::of(layout.root())?;
+        Some(space.total.saturating_sub(space.free))
+    };
+    let before = used();
+    let own = room_taken_by_jobs(layout, held);
+    let least = before.min(used());
+    least.unwrap_or_default().saturating_sub(own)
 }
 
 /// Follows what others use.
 #[derive(Debug, Default)]
 pub struct ForeignUse {
     ram: Highest,
-    disk: Highest,
     vram: BTreeMap<GpuId, Highest>,
     told: Option<Foreign>,
 }
 
 impl ForeignUse {
-    /// Takes a sample; tells when what others use has changed enough to matter. `own_disk` is what hone's own files take
-    /// of the room for jobs on the disk of the state directory, which is mounted at `state_mount`.
-    pub fn update(
-        &mut self,
-        sample: &NodeSample,
-        state_mount: &str,
-        own_disk: Bytes,
-    ) -> Option<Foreign> {
+    /// Takes a sample, and what others were last found to use of the disk; tells when what they use has changed enough to
+    /// matter.
+    pub fn update(&mut self, sample: &NodeSample, disk: Bytes) -> Option<Foreign> {
         let at = sample.at.boot;
         if let Some(used) = sample.memory.used() {
             let own: Bytes = sample.containers.iter().filter_map(|container| container.ram).sum();
             self.ram.note(at, used.saturating_sub(own));
-        }
-        let disk = sample.disks.iter().find(|disk| disk.mount == state_mount);
-        if let Some((total, free)) = disk.and_then(|disk| disk.total.zip(disk.free)) {
-            self.disk.note(at, total.saturating_sub(free).saturating_sub(own_disk));
         }
         for gpu in &sample.gpus {
             if let Some(used) = used_by_others(gpu) {
@@ -80,7 +85,7 @@ impl ForeignUse {
         let now = Foreign {
             cpu: MilliCpu::default(),
             ram: self.ram.value(),
-            disk: self.disk.value(),
+            disk,
             vram: self.vram.iter().map(|(id, used)| (id.clone(), used.value())).collect(),
         };
         if self.told.as_ref().is_some_and(|told| !differs(told, &now)) {
@@ -135,7 +140,7 @@ impl Highest {
 mod tests {
     use super::*;
     use hone_proto::id::{JobId, Token};
-    use hone_proto::sample::{ContainerSample, DiskSample, GpuProcess, GpuState};
+    use hone_proto::sample::{ContainerSample, GpuProcess, GpuState};
 
     const ATTEMPT: AttemptId = AttemptId {
         job: JobId::new(1),
@@ -152,20 +157,13 @@ mod tests {
         sample.memory.available = Some(Bytes::gib(64).saturating_sub(used));
         sample.containers =
             vec![ContainerSample { ram: Some(own), ..ContainerSample::unknown(ATTEMPT) }];
-        sample.disks = vec![DiskSample {
-            mount: "/data".to_owned(),
-            total: Some(Bytes::gib(100)),
-            free: Some(Bytes::gib(60)),
-            ..DiskSample::default()
-        }];
         sample
     }
 
     #[test]
     fn hones_own_use_is_not_foreign() {
         let mut foreign = ForeignUse::default();
-        let first =
-            foreign.update(&sample(0, Bytes::gib(20), Bytes::gib(16)), "/data", Bytes::gib(10));
+        let first = foreign.update(&sample(0, Bytes::gib(20), Bytes::gib(16)), Bytes::gib(30));
         let first = first.expect("the first is always told");
         assert_eq!((first.ram, first.disk), (Bytes::gib(4), Bytes::gib(30)));
         assert_eq!(first.cpu, MilliCpu::default());
@@ -193,7 +191,7 @@ mod tests {
         let mut foreign = ForeignUse::default();
         let mut at = |second, used| {
             foreign
-                .update(&sample(second, used, Bytes::ZERO), "/data", Bytes::ZERO)
+                .update(&sample(second, used, Bytes::ZERO), Bytes::ZERO)
                 .map(|foreign| foreign.ram)
         };
         assert_eq!(at(0, Bytes::gib(4)), Some(Bytes::gib(4)));

@@ -1,5 +1,5 @@
 //! Measures this machine: a sample each second, a rollup each ten; and on a thread of its own, since that takes a while,
-//! the inventory and what jobs have on the disk.
+//! the inventory and what others have on the disk.
 
 use std::path::PathBuf;
 use std::sync::{PoisonError, mpsc};
@@ -21,7 +21,7 @@ use crate::inventory::Collector;
 use crate::layout::Layout;
 use crate::link::SharedMachine;
 use crate::observe::cgroup::Place;
-use crate::observe::foreign::room_taken_by_jobs;
+use crate::observe::foreign::disk_of_others;
 use crate::observe::gpu::{GpuSettings, Gpus};
 use crate::observe::{ContainerRef, Sampler, SamplerSettings};
 use crate::offer::Offer;
@@ -31,7 +31,7 @@ use crate::watch::Watcher;
 /// How often the machine is measured.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How often hone's own files are counted.
+/// How often it is looked what others have on the disk: hone's own files must be counted for it.
 const SURVEY_EVERY: Duration = Duration::from_secs(60);
 
 /// Surveys between two inventories: a disk or a driver changes rarely.
@@ -39,7 +39,7 @@ const INVENTORY_EVERY: u32 = 5;
 
 /// What takes too long to be looked at for each sample.
 struct Survey {
-    own_disk: Bytes,
+    disk_of_others: Bytes,
     inventory: Option<Inventory>,
 }
 
@@ -113,20 +113,20 @@ impl Parts {
         // The link may have gone already.
         let _ = first.send(());
         let view = driver.view();
-        let taken = move || {
+        let others = move || {
             let held = view.borrow().held.clone();
-            room_taken_by_jobs(&layout, &held)
+            disk_of_others(&layout, &held)
         };
         let measuring = Measuring {
             sampler: Sampler::new(settings, gpus),
             offer,
-            own_disk: taken(),
+            disk_of_others: others(),
             machine,
             watcher,
             driver,
         };
         measuring.run(&survey(move |turn| Survey {
-            own_disk: taken(),
+            disk_of_others: others(),
             inventory: turn
                 .is_multiple_of(INVENTORY_EVERY)
                 .then(|| collector.collect(&engine_facts())),
@@ -138,7 +138,7 @@ impl Parts {
 struct Measuring {
     sampler: Sampler,
     offer: Offer,
-    own_disk: Bytes,
+    disk_of_others: Bytes,
     machine: SharedMachine,
     watcher: Watcher,
     driver: Handle,
@@ -152,7 +152,7 @@ impl Measuring {
         loop {
             let now = beat.wait();
             for survey in surveys.try_iter() {
-                self.own_disk = survey.own_disk;
+                self.disk_of_others = survey.disk_of_others;
                 if let Some(inventory) = survey.inventory {
                     self.offer.renew(inventory);
                     publish(&self.machine, &self.offer);
@@ -181,7 +181,7 @@ impl Measuring {
             .collect();
         let sample = self.sampler.sample(now, &containers);
         let full = self.offer.fill(self.driver.view().borrow().full);
-        if self.offer.follow(&sample, self.own_disk) || full {
+        if self.offer.follow(&sample, self.disk_of_others) || full {
             publish(&self.machine, &self.offer);
         }
         sample

@@ -1,19 +1,20 @@
 """Trains a small model that writes text byte by byte, with Keras.
 
-python3 train.py --data FILE.jsonl --output DIR --logs DIR [--epochs 10] [--resume FILE.keras]
+python3 train.py --data FILE.jsonl --steps N --out DIR --logs DIR [--resume DIR]
 
-Each epoch leaves `model-<epoch>.keras` in the output, with the optimizer's state.
+Every so many steps it leaves `ckpt-<step>/` with the model and its optimizer, and last of all an empty file DONE.
 """
 
 import argparse
 import json
 import os
-import re
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 BLOCK = 64
 
@@ -39,41 +40,43 @@ def new_model() -> keras.Model:
     model.compile(
         optimizer=keras.optimizers.Adam(2e-3),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
     )
     return model
+
+
+def save(model: keras.Model, out: Path, step: int) -> None:
+    folder = out / f"ckpt-{step}"
+    folder.mkdir(exist_ok=True)
+    model.save(folder / "model.keras")
+    (folder / "DONE").touch()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", required=True)
-    parser.add_argument("--output", required=True)
+    parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--logs", required=True)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--save_every", type=int, default=100)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--resume")
+    parser.add_argument("--resume", type=Path)
     args = parser.parse_args()
 
     keras.utils.set_random_seed(1)
     blocks = read_blocks(args.data).astype("int32")
-    held_out = max(1, len(blocks) // 10)
-    train, held = blocks[held_out:], blocks[:held_out]
-
-    done = 0
-    if args.resume:
-        done = int(re.search(r"model-(\d+)\.keras$", args.resume).group(1))
-        model = keras.models.load_model(args.resume)
-    else:
-        model = new_model()
-    model.fit(
-        train[:, :-1], train[:, 1:],
-        validation_data=(held[:, :-1], held[:, 1:]),
-        batch_size=args.batch, epochs=args.epochs, initial_epoch=done, verbose=2,
-        callbacks=[
-            keras.callbacks.ModelCheckpoint(os.path.join(args.output, "model-{epoch:04d}.keras")),
-            keras.callbacks.TensorBoard(args.logs, update_freq=10),
-        ],
-    )
+    model = keras.models.load_model(args.resume / "model.keras") if args.resume else new_model()
+    done = int(model.optimizer.iterations)
+    logs = tf.summary.create_file_writer(args.logs)
+    for step in range(done + 1, args.steps + 1):
+        rows = np.random.default_rng(step).integers(len(blocks), size=args.batch)
+        loss = float(model.train_on_batch(blocks[rows, :-1], blocks[rows, 1:]))
+        with logs.as_default(step):
+            tf.summary.scalar("loss", loss)
+        print(f"step {step} of {args.steps}, loss: {loss:.4f}", flush=True)
+        if step % args.save_every == 0:
+            logs.flush()
+            save(model, args.out, step)
+    logs.close()
 
 
 if __name__ == "__main__":

@@ -192,9 +192,17 @@ impl Cluster {
     /// # Errors
     /// When there is none.
     pub fn adapter(&self, job: u64) -> Result<Vec<u8>> {
+        self.packaged(job, "adapter_model.safetensors")
+    }
+
+    /// A file of the job's package, pulled and verified by the command.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn packaged(&self, job: u64, name: &str) -> Result<Vec<u8>> {
         let to = self.dir.join(format!("package-{job}"));
         self.pull(job, &["--package"], &to)?;
-        find(&to, "adapter_model.safetensors")?.context("the package holds an adapter")
+        find(&to, name)?.with_context(|| format!("the package holds no {name}"))
     }
 
     /// Pulls into a new folder.

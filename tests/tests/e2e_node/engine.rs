@@ -77,8 +77,7 @@ fn run_once(
     let spec = SPEC.replace("carried", name).replace("64 MiB}", &format!("{disk}}}"));
     let path = fleet.write_spec(name, &spec)?;
     let job: u64 = fleet.run(&["submit", &path, "--image", image])?.trim().parse()?;
-    // What was seen of others on the disk counts for a minute, and the job before this one may have been seen so.
-    wait_until("the job has run", PATIENCE * 3, || {
+    wait_until("the job has run", PATIENCE, || {
         let attempts = fleet.job(job)?.attempts;
         Ok(attempts.iter().any(|attempt| attempt.exit_code == Some(5)).then_some(()))
     })?;

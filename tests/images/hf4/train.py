@@ -1,1 +1,0 @@
-../hf/train.py
