@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use hone_tests::cluster::material::tool_image;
+use hone_tests::cluster::{PATIENCE, wait_until};
 use hone_tests::docker::docker;
 
 use super::job::{fleet_with_pairs, has_each_loss_once};
@@ -47,5 +48,26 @@ fn trl_as_published_is_killed_goes_on_from_the_right_checkpoint_and_completes() 
 
     has_each_loss_once(&fleet, job, STEPS, resumed.unwrap_or_default())?;
     ensure!(!fleet.adapter(job)?.is_empty(), "the package holds an adapter");
+    Ok(())
+}
+
+#[test]
+fn trl_saves_where_it_is_when_it_is_told_to_stop() -> Result<()> {
+    let image = tool_image("trl")?;
+    let fleet = fleet_with_pairs()?;
+    let path = fleet.write_spec("stopped", &spec(&image))?;
+    let job: u64 = fleet.run(&["submit", &path])?.trim().parse()?;
+    // `trl` starts its trainer as a process of its own, and dies of the signal that this one is to have.
+    fleet.reach(job, 10)?;
+    fleet.run(&["cancel", &job.to_string()])?;
+    let saved = wait_until("what it had is saved", PATIENCE, || {
+        Ok(fleet.committed(job)?.into_iter().find(|saved| !saved.step.is_multiple_of(EVERY)))
+    })?;
+    ensure!(saved.step >= 10 && saved.step < STEPS, "it was saved at {}", saved.step);
+    wait_until("it is cancelled", PATIENCE, || {
+        Ok((fleet.job(job)?.state == "cancelled").then_some(()))
+    })?;
+    let reached = fleet.job(job)?.step;
+    ensure!(reached == Some(saved.step), "it went on to {reached:?} after {}", saved.step);
     Ok(())
 }

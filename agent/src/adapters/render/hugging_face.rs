@@ -135,6 +135,10 @@ pub(super) fn training(config: &mut Config, job: &ToolJob, scene: &Scene) {
 pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
     let mut config = begin(job)?;
     overlay(&mut config, job, scene);
+    // All else that the spec says of training is the script's own affair, and has defaults there.
+    if let Some(steps) = job.whole("/train/max_steps") {
+        config.fill("max_steps", steps);
+    }
     if job.resume.is_some() {
         config.drop("resume_from_checkpoint");
     }
