@@ -15,6 +15,7 @@ pub mod output;
 pub mod render;
 pub mod watch;
 
+mod bottleneck;
 mod cancel;
 mod checkpoints;
 mod completions;

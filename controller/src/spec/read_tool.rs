@@ -1,10 +1,10 @@
 //! From the tree to a spec: the tool that a user brings.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hone_proto::assignment::is_denied_variable;
-use regex::RegexBuilder;
+use hone_proto::pattern::{LinePattern, PathPattern, PatternError};
 
 use super::error::{ProblemKind, quoted};
 use super::node::{Node, Value};
@@ -22,12 +22,6 @@ const TOOL_KEYS: [&str; 8] =
 
 /// Patterns of one job: each is tried on every line that the tool prints.
 const MAX_PATTERNS: usize = 16;
-/// Longest pattern, in bytes.
-const MAX_PATTERN: usize = 1024;
-/// Most memory that a compiled pattern takes, in bytes: the agent compiles it again, under the same bound.
-const MAX_COMPILED: usize = 1 << 20;
-/// Longest name of a group: what the agent takes for a metric.
-const MAX_GROUP: usize = 64;
 /// Longest file name, and longest path template.
 const MAX_NAME: usize = 128;
 /// Variables of one job.
@@ -158,36 +152,22 @@ fn patterns(at: &At<'_>, p: &mut Problems<'_>) -> Vec<String> {
 fn pattern(at: &At<'_>, p: &mut Problems<'_>) -> Option<String> {
     const HINT: &str = r"such as `step (?P<step>\d+) loss (?P<loss>[-+.\deE]+)`";
     let text = at.text(p)?;
-    if text.len() > MAX_PATTERN {
-        at.bad(p, format!("longer than {MAX_PATTERN} bytes"), "");
-        return None;
-    }
-    let built =
-        RegexBuilder::new(&text).size_limit(MAX_COMPILED).dfa_size_limit(MAX_COMPILED).build();
-    let regex = match built {
-        Ok(regex) => regex,
-        Err(regex::Error::CompiledTooBig(_)) => {
-            at.bad(p, "takes too much memory", "counted repetitions such as `{1000}` multiply");
-            return None;
+    let Err(error) = LinePattern::new(&text) else { return Some(text) };
+    let (what, hint) = match error {
+        PatternError::Syntax(why) => {
+            (format!("is no regular expression: {}", quoted(&why, 100)), HINT)
         }
-        Err(error) => {
-            // The error draws the pattern over several lines; the last one says what is wrong.
-            let told = error.to_string();
-            let why = told.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            at.bad(p, format!("is no regular expression: {}", quoted(why, 100)), HINT);
-            return None;
+        PatternError::TooLarge => {
+            ("takes too much memory".to_owned(), "counted repetitions such as `{1000}` multiply")
         }
+        PatternError::NoFigure => (
+            "has no named group that is a figure, so nothing could be read with it".to_owned(),
+            HINT,
+        ),
+        other => (other.to_string(), ""),
     };
-    let names: BTreeSet<&str> = regex.capture_names().flatten().collect();
-    if names.is_empty() {
-        at.bad(p, "has no named group, so nothing could be read with it", HINT);
-        return None;
-    }
-    if names.iter().any(|name| name.len() > MAX_GROUP) {
-        at.bad(p, format!("has a group whose name is longer than {MAX_GROUP} bytes"), "");
-        return None;
-    }
-    Some(text)
+    at.bad(p, what, hint);
+    None
 }
 
 fn checkpoint(at: &At<'_>, kind: TrainerKind, p: &mut Problems<'_>) -> Option<ToolCheckpoint> {
@@ -221,8 +201,8 @@ fn template(at: &At<'_>, p: &mut Problems<'_>) -> Option<String> {
         "must be plain, without `.`, `..` and empty parts"
     } else if !filled.chars().all(legal) {
         "takes letters, digits and `._-/=+` besides the number"
-    } else if text.len() > MAX_NAME {
-        "is too long"
+    } else if text.len() > MAX_NAME || PathPattern::new(&text).is_err() {
+        "is too long, or too deep"
     } else {
         return Some(text);
     };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hone_proto::quantity::Bytes;
 use hone_proto::time::WallNanos;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
@@ -40,6 +41,17 @@ pub fn age(now: WallNanos, then: WallNanos) -> String {
 #[must_use]
 pub fn time(wall: WallNanos) -> String {
     wall.to_the_second()
+}
+
+/// A size that was averaged.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a size, and `as` saturates"
+)]
+#[must_use]
+pub fn whole_bytes(bytes: f64) -> Bytes {
+    Bytes::new(bytes as u64)
 }
 
 /// A node as people know it: by its host name, by its id where that is not known.

@@ -57,9 +57,9 @@ fn known<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| UNKNOWN.to_owned(), |value| value.to_string())
 }
 
-/// The facts of one job: who, when, where, how far, with what.
+/// The facts of one job: who, when, where, how far, with what, and what held it back.
 #[must_use]
-pub fn details(job: &JobView, now: WallNanos, width: usize) -> String {
+pub fn details(job: &JobView, held_back: Option<String>, now: WallNanos, width: usize) -> String {
     let submitted = WallNanos::new(job.submitted_wall_ns);
     let ended = job.ended_wall_ns.map(WallNanos::new);
     let spent = ended.unwrap_or(now).since(submitted);
@@ -79,6 +79,7 @@ pub fn details(job: &JobView, now: WallNanos, width: usize) -> String {
         ("ended", ended.map(time).unwrap_or_default()),
         (verb, duration(spent)),
         ("step", if job.step.is_some() { steps(job) } else { String::new() }),
+        ("bottleneck", held_back.unwrap_or_default()),
         ("parameters", parameters(job)),
         ("demand", job.demand.as_ref().map(demand).unwrap_or_default()),
         ("relaxations", job.relaxations.join(", ")),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use hone_proto::quantity::Bytes;
 use hone_proto::sample::rollup::{Metric, NodeRollup, Subject, SubjectRollup, Summary};
 use hone_proto::sample::{GpuState, NodeSample, ThrottleReasons};
 use hone_proto::wire;
@@ -10,7 +9,7 @@ use hone_proto::wire::hardware_update::Update;
 use serde::Serialize;
 
 use super::hardware::{gpu_line, state};
-use super::human::{one_line, time};
+use super::human::{one_line, time, whole_bytes};
 
 /// An update as JSON: `{"rollup": …}`, `{"sample": …}` or `{"lost": …}`.
 #[derive(Debug, Serialize)]
@@ -164,22 +163,13 @@ fn figures(subject: &SubjectRollup, wanted: &[(Metric, &str, &str)]) -> String {
     let one = |(metric, name, unit): &(Metric, &str, &str)| {
         let Summary { mean, max, .. } = subject.figures.get(metric)?;
         let show = |value: f64| match metric {
-            Metric::MemoryUsedBytes => whole(value).to_string(),
+            Metric::MemoryUsedBytes => whole_bytes(value).to_string(),
             _ => format!("{value:.0}"),
         };
         let (mean, max) = (show(*mean), show(*max));
         Some(format!("{name} {mean}{unit} (max {max})").trim_start().to_owned())
     };
     wanted.iter().filter_map(one).collect::<Vec<_>>().join("  ")
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a size, and `as` saturates"
-)]
-fn whole(bytes: f64) -> Bytes {
-    Bytes::new(bytes as u64)
 }
 
 #[cfg(test)]

@@ -93,6 +93,15 @@ impl Progress {
         self.points.values().collect()
     }
 
+    /// The newest training records of an attempt, at most so many, the oldest first.
+    #[must_use]
+    pub fn newest(&self, attempt: u32, most: usize) -> Vec<&SeriesPoint> {
+        let own = self.train_points("train").rev().filter(|point| point.attempt == attempt);
+        let mut newest: Vec<_> = own.take(most).collect();
+        newest.reverse();
+        newest
+    }
+
     /// The newest value of a training metric.
     #[must_use]
     pub fn latest(&self, name: &str) -> Option<f64> {
