@@ -13,6 +13,7 @@ mod at;
 pub mod json;
 pub mod names;
 pub mod point;
+pub mod printed;
 pub mod push;
 pub mod safetensors;
 pub mod signs;
