@@ -11,6 +11,7 @@
 
 mod at;
 pub mod json;
+pub mod lines;
 pub mod names;
 pub mod point;
 pub mod printed;
