@@ -10,6 +10,7 @@
 //! are whole, [`signs`] what a failure was.
 
 mod at;
+pub mod elastic;
 pub mod json;
 pub mod lines;
 pub mod names;

@@ -10,6 +10,8 @@ mod keras;
 mod logs;
 mod torch;
 
+use hone_proto::id::Step;
+
 use super::point::{Gather, Point, Source};
 use crate::logs::{Bar, LogLine};
 
@@ -49,6 +51,11 @@ impl PrintedReader {
     pub fn lost(&mut self) {
         self.logs.give_up();
         self.epochs = Epochs::default();
+    }
+
+    /// Whole passes over the data that ended since this was asked last, with their steps.
+    pub fn passes(&mut self) -> Vec<(u64, Step)> {
+        self.epochs.passes()
     }
 
     /// The figures whose steps are certain with this line; they may be those of earlier ones.

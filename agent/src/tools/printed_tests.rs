@@ -1,6 +1,5 @@
 //! What a real run printed, as an engine hands it on: whole, cut, out of step, and mixed with junk.
 
-use hone_proto::id::Step;
 use hone_proto::time::WallNanos;
 
 use super::*;

@@ -18,6 +18,7 @@ pub(super) struct Epochs {
     batches: Option<u64>,
     /// How far the pass is.
     done: u64,
+    ended: Option<(u64, Step)>,
 }
 
 impl Epochs {
@@ -29,6 +30,11 @@ impl Epochs {
             return Vec::new();
         }
         self.figures(line).unwrap_or_default()
+    }
+
+    /// The pass that ended since this was asked last.
+    pub(super) fn passes(&mut self) -> Vec<(u64, Step)> {
+        self.ended.take().into_iter().collect()
     }
 
     fn figures(&mut self, line: &str) -> Option<Vec<Point>> {
@@ -49,6 +55,7 @@ impl Epochs {
         gather.progress.step = Some(Step::new(step));
         if done == batches {
             gather.progress.epoch = Some(crate::observe::text::approximate(epoch));
+            self.ended = Some((epoch, Step::new(step)));
         }
         // What comes before the figures says how long it took: `3s`, `30ms/step`.
         let named = figures.split(" - ").filter_map(|part| part.split_once(": "));
