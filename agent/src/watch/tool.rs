@@ -205,7 +205,7 @@ impl ToolReader {
                     points.extend(batch.points);
                 }
                 Err(error) => {
-                    tracing::debug!(attempt = %self.id, "its own files not read: {error}")
+                    tracing::debug!(attempt = %self.id, "its own files not read: {error}");
                 }
             }
         }
@@ -337,3 +337,7 @@ fn state_in(folder: &std::path::Path) -> Option<TrainerState> {
     let file = Dir::open(folder).ok()?.file(&RelPath::constant(STATE_NAME)).ok()??;
     TrainerState::parse(&file.read_all(MAX_STATE_SIZE).ok()?, None).ok()
 }
+
+#[cfg(test)]
+#[path = "tool_tests.rs"]
+mod tests;

@@ -55,7 +55,10 @@ pub(super) fn torchtune(label: &str) -> Option<Point> {
 mod tests {
     use super::*;
 
-    fn told(points: &[Point]) -> Vec<(u64, Split, Vec<(&str, f64)>)> {
+    /// A point in short: its step, its split and its figures.
+    type Told<'a> = (u64, Split, Vec<(&'a str, f64)>);
+
+    fn told(points: &[Point]) -> Vec<Told<'_>> {
         points
             .iter()
             .map(|p| {
