@@ -25,3 +25,5 @@ pub mod zip_end;
 
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod flood_tests;

@@ -9,10 +9,11 @@ use std::fmt;
 use serde::de::{Deserialize as De, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use super::at::ReadAt;
 use super::json::{self, Scalar};
 use super::point::{Gather, Point, Progress, Source};
 use crate::trainer::lines::{Line, take_lines};
-use crate::trainer::{Dir, EntryKind, FileError, METRICS_NAME, PlainFile, RelPath, WalkBounds};
+use crate::trainer::{Dir, EntryKind, FileError, METRICS_NAME, RelPath, WalkBounds};
 
 /// LLaMA-Factory's file, in its output folder.
 const LLAMAFACTORY: &str = "trainer_log.jsonl";
@@ -111,29 +112,29 @@ pub fn poll(dir: &Dir, naming: Naming, cursor: &mut LinesCursor) -> Result<Lines
     for path in naming.files(dir)? {
         let Ok(Some(file)) = dir.file(&path) else { continue };
         let known = cursor.files.get(path.as_str()).copied();
-        let at = look(&file, known, &mut left, &mut batch)?;
+        let at = look(&file, file.identity().inode(), known, &mut left, &mut batch)?;
         cursor.files.insert(path.as_str().to_owned(), at);
     }
     Ok(batch)
 }
 
 fn look(
-    file: &PlainFile,
+    file: &(impl ReadAt + ?Sized),
+    inode: u64,
     known: Option<FileCursor>,
     left: &mut usize,
     batch: &mut LinesBatch,
 ) -> Result<FileCursor, FileError> {
-    let inode = file.identity().inode();
     let begin = FileCursor { inode, ..FileCursor::default() };
     let mut at = match known {
-        Some(known) if known.inode == inode && known.offset <= file.len() => known,
+        Some(known) if known.inode == inode && known.offset <= file.size() => known,
         Some(_) => {
             batch.restarts += 1;
             begin
         }
         None => begin,
     };
-    let ahead = file.len() - at.offset;
+    let ahead = file.size() - at.offset;
     let wanted = usize::try_from(ahead).unwrap_or(*left).min(*left);
     let mut bytes = vec![0; wanted];
     let read = file.read_at(&mut bytes, at.offset)?;
@@ -189,6 +190,22 @@ impl<'de> De<'de> for Entry {
             }
         }
         deserializer.deserialize_map(Object)
+    }
+}
+
+/// Reads a file that is not on a disk.
+#[cfg(test)]
+pub(super) fn flood(file: &impl ReadAt, mut each: impl FnMut(LinesBatch)) -> u64 {
+    let mut known = None;
+    loop {
+        let (mut left, mut batch) = (MAX_READ_LEN, LinesBatch::default());
+        let at = look(file, 1, known, &mut left, &mut batch).expect("memory can be read");
+        let more = batch.more;
+        each(batch);
+        if !more {
+            return at.offset;
+        }
+        known = Some(at);
     }
 }
 

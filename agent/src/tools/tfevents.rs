@@ -373,6 +373,29 @@ fn begin(step: i64, axis: Axis) -> Gather {
     gather
 }
 
+/// Reads a file that is not on a disk.
+#[cfg(test)]
+pub(super) fn flood(file: &impl ReadAt, mut each: impl FnMut(EventsBatch)) -> u64 {
+    let mut cursor = FileCursor::default();
+    loop {
+        let mut batch = EventsBatch::default();
+        look(file, "x", &mut cursor, MAX_READ_LEN, &mut batch).expect("memory can be read");
+        let more = !cursor.ended && (batch.more || batch.held);
+        each(batch);
+        if !more {
+            return cursor.offset;
+        }
+    }
+}
+
+/// A record as it stands in a file.
+#[cfg(test)]
+pub(super) fn framed(payload: &[u8]) -> Vec<u8> {
+    let check = |bytes: &[u8]| u32::try_from(masked(bytes)).expect("32 bits").to_le_bytes();
+    let length = (payload.len() as u64).to_le_bytes();
+    [&length[..], &check(&length), payload, &check(payload)].concat()
+}
+
 #[cfg(test)]
 #[path = "tfevents_tests.rs"]
 mod tests;

@@ -49,15 +49,6 @@ fn figures(points: &[Point]) -> Vec<(Option<u64>, Split, &str, u64)> {
     all
 }
 
-fn framed(payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u64).to_le_bytes();
-    let mut out = length.to_vec();
-    out.extend(u32::try_from(masked(&length)).expect("32 bits").to_le_bytes());
-    out.extend(payload);
-    out.extend(u32::try_from(masked(payload)).expect("32 bits").to_le_bytes());
-    out
-}
-
 fn written(step: i64, tag: &str, value: f32) -> Vec<u8> {
     let value = Value { tag: tag.to_owned(), simple_value: Some(value), tensor: None };
     let event = Event { wall_time: 10.0, step, summary: Some(Summary { value: vec![value] }) };
