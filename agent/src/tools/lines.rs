@@ -109,7 +109,9 @@ impl Naming {
 pub fn poll(dir: &Dir, naming: Naming, cursor: &mut LinesCursor) -> Result<LinesBatch, FileError> {
     let mut batch = LinesBatch::default();
     let mut left = MAX_READ_LEN;
-    for path in naming.files(dir)? {
+    let files = naming.files(dir)?;
+    cursor.files.retain(|known, _| files.iter().any(|path| path.as_str() == known));
+    for path in files {
         let Ok(Some(file)) = dir.file(&path) else { continue };
         let known = cursor.files.get(path.as_str()).copied();
         let at = look(&file, file.identity().inode(), known, &mut left, &mut batch)?;

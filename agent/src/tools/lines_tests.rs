@@ -106,6 +106,9 @@ fn a_file_that_shrinks_or_is_another_one_is_read_anew() {
     let mut cursor = LinesCursor::default();
     folder.put(METRICS_NAME, line(7).as_bytes());
     assert_eq!(steps(&folder.poll(Naming::Any, &mut cursor)), [4, 5, 6, 99], "not the contract's");
+    std::fs::remove_file(at("run/notes.jsonl")).expect("removed");
+    assert_eq!(folder.poll(Naming::Any, &mut cursor).points, []);
+    assert_eq!(cursor.files.len(), 1, "what is gone is forgotten");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 mod event;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hone_proto::id::Step;
 use serde::{Deserialize, Serialize};
@@ -102,6 +102,9 @@ pub fn poll(dir: &Dir, cursor: &mut EventsCursor) -> Result<EventsBatch, FileErr
         .collect();
     files.sort_by_cached_key(|path| (time_in_name(path.as_str()), path.clone()));
     let ignored = files.len().saturating_sub(MAX_FILES) as u64;
+    // What is gone need not be remembered: names could be made without end.
+    let names: BTreeSet<&str> = files.iter().map(RelPath::as_str).collect();
+    cursor.files.retain(|known, _| names.contains(known.as_str()));
     let mut batch = EventsBatch { ignored, ..EventsBatch::default() };
     let mut left = MAX_READ_LEN;
     for path in files.into_iter().take(MAX_FILES) {

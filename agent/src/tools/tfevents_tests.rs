@@ -288,6 +288,9 @@ fn files_are_read_in_the_order_of_their_times_and_followed_by_name() {
     assert_eq!((steps(&batch), batch.corrupt), (vec![], 1));
     let batch = poll(&dir, &mut cursor).expect("read");
     assert_eq!((steps(&batch), batch.corrupt), (vec![3], 0), "told once");
+    std::fs::remove_file(temp.path().join("b/events.out.tfevents.999.h.1.0")).expect("removed");
+    poll(&dir, &mut cursor).expect("read");
+    assert_eq!(cursor.files.len(), 1, "what is gone is forgotten");
 }
 
 #[test]

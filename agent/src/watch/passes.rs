@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use hone_proto::id::Step;
 
-use crate::tools::point::Point;
+use crate::tools::point::{Point, Source};
 
 /// Most passes whose ends are remembered.
 const MAX_PASSES: usize = 10_000;
@@ -27,10 +27,11 @@ impl Passes {
         }
     }
 
-    /// Takes a point that has a pass and no step; every other is given back.
+    /// Takes a point of an event file that has a pass and no step; every other is given back.
     pub(super) fn take(&mut self, point: Point) -> Option<Point> {
         let pass = point.epoch.filter(|pass| *pass >= 1.0 && pass.fract() == 0.0);
-        let Some(pass) = pass.filter(|_| point.step.is_none()) else { return Some(point) };
+        let is_one = point.step.is_none() && point.source == Source::TensorBoard;
+        let Some(pass) = pass.filter(|_| is_one) else { return Some(point) };
         if self.waiting.len() == MAX_WAITING {
             self.waiting.remove(0);
         }
@@ -53,7 +54,7 @@ impl Passes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::point::{Source, Split};
+    use crate::tools::point::Split;
 
     fn point(epoch: Option<f64>, step: Option<u64>) -> Point {
         Point {

@@ -16,8 +16,8 @@ use crate::tools::printed::{Dialect, PrintedReader};
 
 /// How long the first figures wait: TensorBoard's files and pushed records come within seconds of a log.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Most points that wait. A tool that prints more in the time has no better source, or is not worth waiting for.
-const MAX_WAITING: usize = 4096;
+/// Most figures that wait. What is printed beyond them within a look is dropped: the state file has it.
+const MAX_WAITING: usize = 200_000;
 
 /// Reads one tool's lines.
 pub(super) struct Printed {
@@ -26,6 +26,8 @@ pub(super) struct Printed {
     /// The only source that is asked for, which has nothing to wait for.
     alone: bool,
     waiting: Vec<Point>,
+    /// Figures of those that wait.
+    figures: usize,
     since: Option<Instant>,
 }
 
@@ -48,25 +50,32 @@ impl Printed {
             Telemetry::Auto | Telemetry::Stdout => Some(Lines::Patterns(patterns)),
         };
         let alone = job.telemetry == Telemetry::Stdout;
-        Self { lines, alone, waiting: Vec::new(), since: None }
+        Self { lines, alone, waiting: Vec::new(), figures: 0, since: None }
     }
 
     /// A line, in the order of the log.
     pub(super) fn line(&mut self, line: &LogLine) {
-        match &mut self.lines {
-            Some(Lines::Known(reader)) => self.waiting.extend(reader.line(line)),
+        let points = match &mut self.lines {
+            Some(Lines::Known(reader)) => reader.line(line),
             Some(Lines::Patterns(patterns)) => {
                 let said = patterns.iter().find_map(|pattern| pattern.apply(&line.text));
-                self.waiting.extend(said.map(|said| Point {
+                let point = said.map(|said| Point {
                     step: said.step.map(Step::new),
                     epoch: said.epoch,
                     split: Split::Train,
                     values: said.values.into_iter().collect(),
                     at: Some(line.at),
                     source: Source::Printed,
-                }));
+                });
+                point.into_iter().collect()
             }
-            None => {}
+            None => Vec::new(),
+        };
+        for point in points {
+            if self.figures < MAX_WAITING {
+                self.figures += point.values.len();
+                self.waiting.push(point);
+            }
         }
     }
 
@@ -88,7 +97,7 @@ impl Printed {
     /// What is to be told now. `better`: another source has told figures with steps; `ended`: nothing more will come.
     pub(super) fn points(&mut self, now: Instant, better: bool, ended: bool) -> Vec<Point> {
         if better && !self.alone {
-            self.waiting.clear();
+            self.take();
             return Vec::new();
         }
         if self.waiting.is_empty() {
@@ -96,9 +105,14 @@ impl Printed {
         }
         let since = *self.since.get_or_insert(now);
         let waits = now.saturating_duration_since(since) < PATIENCE;
-        if waits && !self.alone && !ended && self.waiting.len() < MAX_WAITING {
+        if waits && !self.alone && !ended && self.figures < MAX_WAITING {
             return Vec::new();
         }
+        self.take()
+    }
+
+    fn take(&mut self) -> Vec<Point> {
+        self.figures = 0;
         std::mem::take(&mut self.waiting)
     }
 }

@@ -2,7 +2,7 @@
 //! and in the end what its run came to.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use hone_proto::event::{Metrics, Payload, TrainerStart};
@@ -98,6 +98,8 @@ pub(super) struct ToolReader {
     better: bool,
     /// The newest checkpoint whose state was read.
     read_state: Option<Step>,
+    /// It has more, after this step.
+    state_rest: Option<Step>,
     state: TrainerState,
     lines: VecDeque<String>,
     /// The step that this attempt went on from.
@@ -107,7 +109,7 @@ pub(super) struct ToolReader {
 impl ToolReader {
     fn new(id: AttemptId, dirs: &AttemptDirs, pushes: &Pushes, job: ToolJob) -> Self {
         Self {
-            resumed_from: state_in(&dirs.resume()).map(|state| state.global_step),
+            resumed_from: state_in(&dirs.resume(), None).map(|state| state.global_step),
             id,
             keeper: Keeper::new(dirs.clone(), job.clone()),
             dirs: dirs.clone(),
@@ -121,6 +123,7 @@ impl ToolReader {
             exact: false,
             better: false,
             read_state: None,
+            state_rest: None,
             state: TrainerState::default(),
             lines: VecDeque::new(),
         }
@@ -169,6 +172,7 @@ impl ToolReader {
             cursor.started = true;
             events.insert(0, (Now::read(), Payload::Start(start)));
         }
+        let more = more || self.state_rest.is_some();
         ToolBatch { events, cursor, more }
     }
 
@@ -226,14 +230,19 @@ impl ToolReader {
         }
     }
 
-    /// The figures of the newest checkpoint's state file, which has all of them and their steps.
+    /// The figures of the newest checkpoint's state file, which has all of them and their steps; a part in each look when
+    /// they are many.
     fn state_points(&mut self) -> Vec<Point> {
         let newest = self.keeper.newest().filter(|(step, _)| self.read_state != Some(*step));
         let Some((step, folder)) = newest else { return Vec::new() };
-        let Some(state) = state_in(&folder) else { return Vec::new() };
-        self.read_state = Some(step);
+        let Some(mut state) = state_in(&folder, self.state_rest) else { return Vec::new() };
+        let points = std::mem::take(&mut state.points);
+        self.state_rest = points.last().and_then(|last| last.step).filter(|_| state.more);
+        if self.state_rest.is_none() {
+            self.read_state = Some(step);
+        }
         self.state = state;
-        std::mem::take(&mut self.state.points)
+        points
     }
 
     fn event(&mut self, told: &mut Told, mut point: Point) -> Option<(Now, Payload)> {
@@ -286,7 +295,7 @@ impl ToolReader {
 
     /// What the run came to.
     pub(super) fn last_word(&self, exit: Option<i64>) -> TrainerWord {
-        let left = state_in(&self.dirs.output());
+        let left = state_in(&self.dirs.output(), None);
         let states = [Some(&self.state), left.as_ref()];
         let step = states.iter().flatten().map(|state| state.global_step).max().max(self.step());
         let early = states.iter().flatten().any(|state| state.early_stopped);
@@ -333,9 +342,10 @@ fn own_files(kind: ToolKind, dirs: &AttemptDirs) -> Option<(PathBuf, Naming)> {
     }
 }
 
-fn state_in(folder: &std::path::Path) -> Option<TrainerState> {
+/// The state file of a folder, with its figures after a step.
+fn state_in(folder: &Path, after: Option<Step>) -> Option<TrainerState> {
     let file = Dir::open(folder).ok()?.file(&RelPath::constant(STATE_NAME)).ok()??;
-    TrainerState::parse(&file.read_all(MAX_STATE_SIZE).ok()?, None).ok()
+    TrainerState::parse(&file.read_all(MAX_STATE_SIZE).ok()?, after).ok()
 }
 
 #[cfg(test)]

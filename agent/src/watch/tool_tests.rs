@@ -182,6 +182,20 @@ fn what_was_told_by_a_better_source_is_not_printed_too() {
 }
 
 #[test]
+fn a_state_with_many_figures_is_told_in_parts_to_its_end() {
+    let mut world = World::new(json!({"kind": "hf"}));
+    world.save_the_run();
+    let kept = world.dirs.kept().join("checkpoint-40").join(STATE_NAME);
+    let log = |step: u64| json!({"step": step, "loss": 1.0, "epoch": 0.5});
+    let logs: Vec<_> = (1..=25_000).map(log).collect();
+    let state = json!({"global_step": 25_000, "max_steps": 30_000, "log_history": logs});
+    fs::write(kept, state.to_string()).expect("written");
+    let told: usize = (0..4).map(|_| world.read(1).len()).sum();
+    assert_eq!((told, world.told.len()), (25_000, 25_000));
+    assert_eq!(world.reader.step(), Some(Step::new(25_000)));
+}
+
+#[test]
 fn a_spec_s_own_patterns_are_the_only_ones_that_count() {
     let patterns = json!([r"^it (?P<step>\d+) loss=(?P<loss>\S+)"]);
     let trainer = json!({"kind": "custom", "telemetry": "stdout", "stdout_patterns": patterns});

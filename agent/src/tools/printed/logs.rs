@@ -92,6 +92,9 @@ impl Logs {
             }
             self.held.extend(points(step, log));
         }
+        if !self.agreed && self.held.len() > MAX_LOGS {
+            self.give_up();
+        }
         if self.agreed { std::mem::take(&mut self.held) } else { Vec::new() }
     }
 
@@ -174,5 +177,12 @@ mod tests {
             assert_eq!(logs.log(log(0.5, 1.0)), []);
         }
         assert_eq!((logs.logs.len(), logs.over), (0, true));
+        // All at one step: nothing ever confirms them.
+        let mut logs = Logs::default();
+        for _ in 0..10_000 {
+            logs.log(log(0.5, 1.0));
+            assert_eq!(logs.redrawn(10, 200), []);
+        }
+        assert_eq!((logs.held.len(), logs.over), (0, true));
     }
 }
