@@ -10,6 +10,7 @@
 use hone_proto::event::Level;
 use hone_proto::time::WallNanos;
 
+mod bars;
 mod clip;
 mod level;
 mod line;
@@ -18,6 +19,7 @@ mod reader;
 mod text;
 mod trace;
 
+pub use bars::Bar;
 pub use reader::{LogBatch, LogCursor, LogReader};
 pub use text::clean_text;
 
@@ -62,6 +64,8 @@ pub struct LogLine {
     pub level: Level,
     /// The text, cleaned, without its last newline, at most [`MAX_TEXT_LEN`] bytes.
     pub text: String,
+    /// Progress bars that were drawn on the line, also those that were drawn over.
+    pub bars: Vec<Bar>,
 }
 
 /// Why output is missing.

@@ -10,9 +10,12 @@
 //! are whole, [`signs`] what a failure was.
 
 mod at;
+pub mod elastic;
 pub mod json;
+pub mod lines;
 pub mod names;
 pub mod point;
+pub mod printed;
 pub mod push;
 pub mod safetensors;
 pub mod signs;
@@ -22,3 +25,5 @@ pub mod zip_end;
 
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod flood_tests;

@@ -4,6 +4,9 @@
 mod attempt;
 mod events;
 mod last_word;
+mod passes;
+mod printed;
+mod told;
 mod tool;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -8,7 +8,8 @@ use hone_proto::id::Step;
 use serde_json::json;
 
 use crate::core::input::TrainerWord;
-use crate::tools::signs::Sign;
+use crate::tools::elastic::RankError;
+use crate::tools::signs::{Cause, Sign};
 
 /// What is known of a run that ended.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,6 +24,8 @@ pub struct Evidence {
     pub early_stop: bool,
     /// What its last lines tell of a failure.
     pub sign: Option<Sign>,
+    /// What the first of several processes that failed said of it.
+    pub rank: Option<RankError>,
 }
 
 /// The contract's codes.
@@ -62,15 +65,29 @@ pub fn verdict(evidence: &Evidence) -> TrainerWord {
 }
 
 fn failed(code: i64, steps: &str, evidence: &Evidence) -> TrainerWord {
-    if let Some(sign) = &evidence.sign {
+    // That a launcher ended says nothing, when the process that made it end has told why.
+    let sign = evidence.sign.as_ref();
+    let sign = sign.filter(|sign| sign.cause != Cause::Launcher || evidence.rank.is_none());
+    if let Some(sign) = sign {
         let (what, hint) = (sign.cause.what(), sign.cause.hint());
         let message = format!("{what}; {hint} (at {steps}): {}", sign.line);
         return word("failed", sign.cause.code(), message, evidence);
     }
-    let message = format!("it ended with code {code} at {steps}");
+    let (code, message) = match &evidence.rank {
+        Some(rank) => {
+            let own = rank.exit.filter(|own| *own != 0).map_or(code, as_shells_say);
+            (own, format!("a process failed with code {own} at {steps}: {}", rank.message))
+        }
+        None => (code, format!("it ended with code {code} at {steps}")),
+    };
     // Killed by a signal, or refused its arguments: the code says so itself. What else it means is its own secret.
     let known = if code == 2 || code >= 128 { i32::try_from(code).unwrap_or(FAULT) } else { FAULT };
     word("failed", known, message, evidence)
+}
+
+/// A signal is negative among launchers, and above 128 everywhere else.
+const fn as_shells_say(exit: i64) -> i64 {
+    if exit < 0 { 128_i64.saturating_sub(exit) } else { exit }
 }
 
 fn word(status: &str, code: i32, message: String, evidence: &Evidence) -> TrainerWord {
@@ -138,5 +155,25 @@ mod tests {
             ..Evidence::default()
         };
         assert_eq!((verdict(&early).status.as_str(), verdict(&early).code), ("completed", 84));
+    }
+
+    #[test]
+    fn the_process_that_failed_first_explains_what_its_launcher_says() {
+        let launcher = Sign { cause: Cause::Launcher, line: "ChildFailedError".to_owned() };
+        let rank = |exit| RankError {
+            message: "ValueError: the loss is wrong".to_owned(),
+            exit,
+            trace: String::new(),
+        };
+        let of = |cause, rank: Option<RankError>| {
+            let sign = Some(Sign { cause, ..launcher.clone() });
+            let word = verdict(&Evidence { exit: Some(1), sign, rank, ..Evidence::default() });
+            (word.code, word.message.contains("the loss is wrong"))
+        };
+        assert_eq!(of(Cause::Launcher, None), (70, false));
+        assert_eq!(of(Cause::Launcher, Some(rank(Some(1)))), (70, true), "its own secret");
+        assert_eq!(of(Cause::Launcher, Some(rank(Some(-9)))), (137, true), "killed");
+        assert_eq!(of(Cause::Launcher, Some(rank(Some(i64::MIN)))), (70, true));
+        assert_eq!(of(Cause::GpuMemory, Some(rank(None))), (80, false), "it has a name");
     }
 }

@@ -13,6 +13,7 @@ use hone_proto::event::Level;
 use hone_proto::time::WallNanos;
 use serde::{Deserialize, Serialize};
 
+use super::bars::Bars;
 use super::clip::Clip;
 use super::line::EngineLine;
 use super::text::Cleaner;
@@ -73,6 +74,8 @@ pub struct LogParser {
     buffer: Vec<u8>,
     skipping: bool,
     open: [Open; 2],
+    /// Those of a line that is blank in the end go along with the next one.
+    bars: [Bars; 2],
 }
 
 /// What is being put together on one output.
@@ -117,6 +120,7 @@ impl LogParser {
             // While a line is skipped nothing before it can be open, or resuming would begin there.
             skipping: progress.skipping && progress.unreadable == progress.resume(),
             open: [Open::default(), Open::default()],
+            bars: [Bars::default(), Bars::default()],
         }
     }
 
@@ -249,7 +253,7 @@ impl LogParser {
             cleaner: Cleaner::default(),
             returned: false,
         });
-        line.append(piece);
+        line.append(piece, &mut self.bars[output.index()]);
         if piece.text.ends_with('\n') || line.raw_len > MAX_HELD_LEN {
             self.end_line(output, out);
         }
@@ -282,14 +286,16 @@ impl LogParser {
             self.open[output.index()].record = Some(record);
         } else if !blank {
             let level = level::stated(&text).unwrap_or(Level::Info);
-            out.push(LogItem::Line(LogLine { at: line.first, output, level, text }));
+            let bars = self.bars[output.index()].found();
+            out.push(LogItem::Line(LogLine { at: line.first, output, level, text, bars }));
         }
     }
 
     fn end_record(&mut self, output: Output, out: &mut Vec<LogItem>) {
         let Some(record) = self.open[output.index()].record.take() else { return };
         let text = record.text.into_text().trim_end().to_owned();
-        out.push(LogItem::Line(LogLine { at: record.first, output, level: Level::Error, text }));
+        let (at, level, bars) = (record.first, Level::Error, self.bars[output.index()].found());
+        out.push(LogItem::Line(LogLine { at, output, level, text, bars }));
     }
 
     fn close(&mut self, output: Output, out: &mut Vec<LogItem>) {
@@ -299,10 +305,11 @@ impl LogParser {
 }
 
 impl Line {
-    fn append(&mut self, piece: &EngineLine) {
+    fn append(&mut self, piece: &EngineLine, bars: &mut Bars) {
         self.last = piece.at;
         self.raw_len += piece.text.len();
         for c in piece.text.chars() {
+            bars.take(c);
             if c == '\n' {
                 break;
             }

@@ -23,6 +23,7 @@ use crate::core::input::StepError;
 use crate::driver::Record;
 use crate::layout::AttemptDirs;
 use crate::runtime::{ContainerSpec, EnvVar, LogLimit, Network, Refusal, RuntimeError, Tmpfs};
+use crate::tools::elastic::ERROR_NAME;
 
 /// How long an image may take to say what it holds: a disk that is busy staging is slow.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -181,15 +182,14 @@ impl Tool {
 
     /// Variables of hone's own.
     pub(super) fn environment(&self) -> Vec<EnvVar> {
-        if !self.rendered.pushes {
-            return Vec::new();
+        // A launcher of torch leaves there why the first of its processes failed; whoever has none does not look.
+        let mut all = vec![("TORCHELASTIC_ERROR_FILE", format!("/hone/metrics/{ERROR_NAME}"))];
+        if self.rendered.pushes {
+            all.push(("KUBEFLOW_TRAINER_SERVER_URL", url()));
+            all.push(("KUBEFLOW_TRAINER_SERVER_TOKEN", format!("{TOOL_DIR}/{TOKEN_NAME}")));
         }
-        [
-            ("KUBEFLOW_TRAINER_SERVER_URL", url()),
-            ("KUBEFLOW_TRAINER_SERVER_TOKEN", format!("{TOOL_DIR}/{TOKEN_NAME}")),
-        ]
-        .map(|(name, value)| EnvVar { name: name.to_owned(), value })
-        .into()
+        let variable = |(name, value): (&str, String)| EnvVar { name: name.to_owned(), value };
+        all.into_iter().map(variable).collect()
     }
 
     /// Writes the configuration where the container finds it, and what the agent needs later where it does not.

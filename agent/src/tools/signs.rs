@@ -94,7 +94,9 @@ const WORDS: [Row; 16] = [
             &["unspecified launch failure"],
             &["GPU has fallen off the bus"],
             &["CUDA error: an illegal instruction"],
-            &["Xid"],
+            // As the kernel's driver writes it, and those who quote it: not every word that begins so.
+            &["NVRM: Xid"],
+            &["Xid (PCI:"],
         ],
     ),
     (Cause::DeviceAssert, &[&["device-side assert"]]),
@@ -310,6 +312,8 @@ mod tests {
                 Cause::GpuFault,
                 83,
             ),
+            ("NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off", Cause::GpuFault, 83),
+            ("dmesg: Xid (PCI:0000:3b:00): 48, pid=7", Cause::GpuFault, 83),
             (
                 "torch.distributed.DistBackendError: NCCL error in: x, unhandled system error",
                 Cause::Communication,
@@ -344,9 +348,13 @@ mod tests {
             assert_eq!((found.cause, found.cause.code()), (cause, code), "{line}");
             assert!(!found.cause.hint().is_empty() && !found.cause.what().is_empty());
         }
-        for line in
-            ["{'loss': 2.0}", "KeyError: 'other'", "Saving model checkpoint", "MyMemoryErrors"]
-        {
+        for line in [
+            "{'loss': 2.0}",
+            "KeyError: 'other'",
+            "Saving model checkpoint",
+            "MyMemoryErrors",
+            "Xidian",
+        ] {
             assert_eq!(sign(line), None, "{line}");
         }
     }

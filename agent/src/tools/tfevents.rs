@@ -6,8 +6,9 @@
 
 mod event;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use hone_proto::id::Step;
 use serde::{Deserialize, Serialize};
 
 use super::at::ReadAt;
@@ -48,6 +49,22 @@ struct FileCursor {
     offset: u64,
     /// Nothing more is read of it.
     ended: bool,
+    /// Its size when it was looked at last.
+    #[serde(default)]
+    size: u64,
+    /// The size at which the torn record at the offset is whole: before, it need not be read again.
+    #[serde(default)]
+    whole_at: u64,
+    /// Keras's newest evaluation in it.
+    #[serde(default)]
+    evaluated: Option<Evaluated>,
+}
+
+/// The step of an evaluation, and the pass that ended with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Evaluated {
+    step: u64,
+    pass: Option<u64>,
 }
 
 /// What one look yields.
@@ -63,8 +80,13 @@ pub struct EventsBatch {
     pub passed: u64,
     /// Files beyond the number that is followed.
     pub ignored: u64,
+    /// Whole passes over the data and the steps at which they ended, as Keras's evaluations say.
+    pub passes: Vec<(u64, Step)>,
     /// There is more to read at once.
     pub more: bool,
+    /// The last step of a file that grows waits for the next look: its figures stand together, or the better of two for
+    /// one name could not be told.
+    pub held: bool,
 }
 
 /// Reads what is new in the event files beneath `dir` since the cursor, at most 1 MiB of it, and moves the cursor.
@@ -80,12 +102,20 @@ pub fn poll(dir: &Dir, cursor: &mut EventsCursor) -> Result<EventsBatch, FileErr
         .collect();
     files.sort_by_cached_key(|path| (time_in_name(path.as_str()), path.clone()));
     let ignored = files.len().saturating_sub(MAX_FILES) as u64;
+    // What is gone need not be remembered: names could be made without end.
+    let names: BTreeSet<&str> = files.iter().map(RelPath::as_str).collect();
+    cursor.files.retain(|known, _| names.contains(known.as_str()));
     let mut batch = EventsBatch { ignored, ..EventsBatch::default() };
     let mut left = MAX_READ_LEN;
     for path in files.into_iter().take(MAX_FILES) {
         let mut at = cursor.files.get(path.as_str()).copied().unwrap_or_default();
         if at.ended {
             continue;
+        }
+        if left == 0 {
+            // It comes first in the next look, when those before it have nothing new.
+            batch.more = true;
+            break;
         }
         let Ok(Some(file)) = dir.file(&path) else { continue };
         left -= look(&file, path.as_str(), &mut at, left, &mut batch)?;
@@ -114,46 +144,105 @@ fn look(
     batch: &mut EventsBatch,
 ) -> Result<usize, FileError> {
     let size = file.size();
+    let grows = std::mem::replace(&mut cursor.size, size) != size;
     if size < cursor.offset {
         cursor.ended = true;
         batch.corrupt += 1;
+        return Ok(0);
+    }
+    if size < cursor.whole_at {
         return Ok(0);
     }
     let wanted = usize::try_from(size - cursor.offset).unwrap_or(most).min(most);
     let mut bytes = vec![0; wanted];
     let read = file.read_at(&mut bytes, cursor.offset)?;
     bytes.truncate(read);
-    let mut taker = Taker::new(path);
-    let mut at = 0;
-    loop {
-        match record(&bytes[at..], size - cursor.offset - at as u64) {
-            Record::Whole(payload) => {
-                match event::decode(payload) {
-                    Some(scalars) => taker.take(scalars, &mut batch.points),
-                    None => batch.malformed += 1,
-                }
-                at += HEAD_LEN + payload.len() + TAIL_LEN;
-            }
-            Record::Passed(length) => {
-                batch.passed += 1;
-                cursor.offset += at as u64 + length;
-                taker.finish(&mut batch.points);
-                batch.more = cursor.offset < size;
-                return Ok(read);
-            }
-            Record::Torn => break,
-            Record::Corrupt => {
-                batch.corrupt += 1;
-                cursor.ended = true;
-                break;
-            }
+    let mut taker = Taker::new(path, cursor.evaluated);
+    let (mut at, rest, mark) = records(&bytes, size - cursor.offset, &mut taker, batch);
+    let mut passed = 0;
+    cursor.whole_at = 0;
+    match rest {
+        Record::Whole(_) => {}
+        Record::Passed(length) => {
+            batch.passed += 1;
+            passed = length;
+        }
+        Record::Torn(_) if taker.open.is_some() && mark.is_worth(grows, read < most) => {
+            at = mark.go_back(&mut taker, batch);
+            batch.held |= read < most;
+        }
+        Record::Torn(length) => cursor.whole_at = cursor.offset + at as u64 + length,
+        Record::Corrupt => {
+            batch.corrupt += 1;
+            cursor.ended = true;
         }
     }
     taker.finish(&mut batch.points);
-    cursor.offset += at as u64;
+    cursor.evaluated = taker.evaluated;
+    cursor.offset += at as u64 + passed;
     // What was read up to the bound has more behind it, unless it is one torn record.
-    batch.more |= !cursor.ended && read == most && at > 0 && cursor.offset < size;
+    let bounded = read == most && at > 0;
+    batch.more |= !cursor.ended && (bounded || passed > 0) && cursor.offset < size;
     Ok(read)
+}
+
+/// Takes whole records. How long they are, what follows them, and where the last step begins.
+fn records<'a>(
+    bytes: &'a [u8],
+    left: u64,
+    taker: &mut Taker,
+    batch: &mut EventsBatch,
+) -> (usize, Record<'a>, Mark) {
+    let mut mark = Mark::new(0, taker, batch);
+    let mut at = 0;
+    loop {
+        let payload = match record(&bytes[at..], left - at as u64) {
+            Record::Whole(payload) => payload,
+            other => return (at, other, mark),
+        };
+        match event::decode(payload) {
+            Some(scalars) => {
+                if taker.is_at_another(scalars.step) {
+                    taker.finish(&mut batch.points);
+                    mark = Mark::new(at, taker, batch);
+                }
+                taker.take(scalars, batch);
+            }
+            None => batch.malformed += 1,
+        }
+        at += HEAD_LEN + payload.len() + TAIL_LEN;
+    }
+}
+
+/// Where the records of a step begin, to come back to.
+struct Mark {
+    at: usize,
+    points: usize,
+    passes: usize,
+    malformed: u64,
+    evaluated: Option<Evaluated>,
+}
+
+impl Mark {
+    const fn new(at: usize, taker: &Taker, batch: &EventsBatch) -> Self {
+        let (points, passes) = (batch.points.len(), batch.passes.len());
+        Self { at, points, passes, malformed: batch.malformed, evaluated: taker.evaluated }
+    }
+
+    /// Whether the rest of the step may come: the file grows, or has more than could be read at once.
+    const fn is_worth(&self, grows: bool, to_the_end: bool) -> bool {
+        if to_the_end { grows } else { self.at > 0 }
+    }
+
+    /// As if nothing had been read after it. Returns the place.
+    fn go_back(&self, taker: &mut Taker, batch: &mut EventsBatch) -> usize {
+        taker.open = None;
+        taker.evaluated = self.evaluated;
+        batch.points.truncate(self.points);
+        batch.passes.truncate(self.passes);
+        batch.malformed = self.malformed;
+        self.at
+    }
 }
 
 /// What bytes begin with.
@@ -161,14 +250,16 @@ enum Record<'a> {
     Whole(&'a [u8]),
     /// Too large to hold figures: this many bytes long.
     Passed(u64),
-    /// Its end is not there, or was not read.
-    Torn,
+    /// Its end is not there, or was not read: at least this many bytes long.
+    Torn(u64),
     Corrupt,
 }
 
 /// The record at the start of `bytes`, of a file with `left` bytes from there.
 fn record(bytes: &[u8], left: u64) -> Record<'_> {
-    let Some((head, rest)) = bytes.split_at_checked(HEAD_LEN) else { return Record::Torn };
+    let Some((head, rest)) = bytes.split_at_checked(HEAD_LEN) else {
+        return Record::Torn(HEAD_LEN as u64);
+    };
     let (length, check) = head.split_at(8);
     if masked(length) != little(check) {
         return Record::Corrupt;
@@ -177,13 +268,13 @@ fn record(bytes: &[u8], left: u64) -> Record<'_> {
     if length > MAX_PASSED_LEN {
         return Record::Corrupt;
     }
+    let all = HEAD_LEN as u64 + length + TAIL_LEN as u64;
     if length > MAX_PAYLOAD_LEN {
-        let whole = HEAD_LEN as u64 + length + TAIL_LEN as u64;
-        return if whole <= left { Record::Passed(whole) } else { Record::Torn };
+        return if all <= left { Record::Passed(all) } else { Record::Torn(all) };
     }
     let Ok(length) = usize::try_from(length) else { return Record::Corrupt };
-    let Some((payload, rest)) = rest.split_at_checked(length) else { return Record::Torn };
-    let Some(check) = rest.get(..TAIL_LEN) else { return Record::Torn };
+    let Some((payload, rest)) = rest.split_at_checked(length) else { return Record::Torn(all) };
+    let Some(check) = rest.get(..TAIL_LEN) else { return Record::Torn(all) };
     if masked(payload) == little(check) { Record::Whole(payload) } else { Record::Corrupt }
 }
 
@@ -201,22 +292,31 @@ fn masked(bytes: &[u8]) -> u64 {
 struct Taker {
     validation: bool,
     open: Option<(i64, Axis, Gather)>,
+    evaluated: Option<Evaluated>,
 }
 
 impl Taker {
-    fn new(path: &str) -> Self {
+    fn new(path: &str, evaluated: Option<Evaluated>) -> Self {
         let mut above = path.rsplit('/').skip(1);
         let validation = above.next().is_some_and(|folder| VALIDATION.contains(&folder));
-        Self { validation, open: None }
+        Self { validation, open: None, evaluated }
     }
 
-    fn take(&mut self, event: Scalars, points: &mut Vec<Point>) {
+    fn is_at_another(&self, step: i64) -> bool {
+        self.open.as_ref().is_none_or(|(open, _, _)| *open != step)
+    }
+
+    fn take(&mut self, event: Scalars, batch: &mut EventsBatch) {
+        let points = &mut batch.points;
         for (tag, value) in event.values {
             let keras = names::keras_tag(&tag, self.validation);
             let axis = keras.as_ref().map_or(Axis::Step, |(_, axis)| *axis);
+            if self.validation && keras.is_some() {
+                batch.passes.extend(self.pass(event.step, axis, &tag));
+            }
             if !matches!(&self.open, Some((step, other, _)) if (*step, *other) == (event.step, axis))
             {
-                self.finish(points);
+                points.extend(self.close());
             }
             let (_, _, gather) =
                 self.open.get_or_insert_with(|| (event.step, axis, begin(event.step, axis)));
@@ -232,8 +332,33 @@ impl Taker {
         }
     }
 
+    /// The pass that ended with the newest evaluation, when this tag says which it was. Keras evaluates at the end of a
+    /// pass, tells the figures at the optimizer's step, and then once more at the pass.
+    fn pass(&mut self, count: i64, axis: Axis, tag: &str) -> Option<(u64, Step)> {
+        let count = u64::try_from(count).ok()?;
+        match axis {
+            Axis::Step if tag.starts_with("evaluation_") => {
+                if self.evaluated.is_none_or(|evaluated| evaluated.step != count) {
+                    self.evaluated = Some(Evaluated { step: count, pass: None });
+                }
+                None
+            }
+            Axis::Step => None,
+            Axis::Epoch => {
+                let evaluated = self.evaluated.as_mut()?;
+                let is_first = evaluated.pass.is_none();
+                evaluated.pass = evaluated.pass.or(Some(count));
+                is_first.then_some((count.checked_add(1)?, Step::new(evaluated.step)))
+            }
+        }
+    }
+
     fn finish(&mut self, points: &mut Vec<Point>) {
-        points.extend(self.open.take().into_iter().flat_map(|(_, _, gather)| gather.finish()));
+        points.extend(self.close());
+    }
+
+    fn close(&mut self) -> impl Iterator<Item = Point> + use<> {
+        self.open.take().into_iter().flat_map(|(_, _, gather)| gather.finish())
     }
 }
 
@@ -241,7 +366,7 @@ fn begin(step: i64, axis: Axis) -> Gather {
     let mut gather = Gather::new(Source::TensorBoard);
     let count = u64::try_from(step).ok();
     match axis {
-        Axis::Step => gather.progress.step = count.map(hone_proto::id::Step::new),
+        Axis::Step => gather.progress.step = count.map(Step::new),
         // At the end of the pass: the first is 0.
         Axis::Epoch => {
             gather.progress.epoch =
@@ -249,6 +374,29 @@ fn begin(step: i64, axis: Axis) -> Gather {
         }
     }
     gather
+}
+
+/// Reads a file that is not on a disk.
+#[cfg(test)]
+pub(super) fn flood(file: &impl ReadAt, mut each: impl FnMut(EventsBatch)) -> u64 {
+    let mut cursor = FileCursor::default();
+    loop {
+        let mut batch = EventsBatch::default();
+        look(file, "x", &mut cursor, MAX_READ_LEN, &mut batch).expect("memory can be read");
+        let more = !cursor.ended && (batch.more || batch.held);
+        each(batch);
+        if !more {
+            return cursor.offset;
+        }
+    }
+}
+
+/// A record as it stands in a file.
+#[cfg(test)]
+pub(super) fn framed(payload: &[u8]) -> Vec<u8> {
+    let check = |bytes: &[u8]| u32::try_from(masked(bytes)).expect("32 bits").to_le_bytes();
+    let length = (payload.len() as u64).to_le_bytes();
+    [&length[..], &check(&length), payload, &check(payload)].concat()
 }
 
 #[cfg(test)]

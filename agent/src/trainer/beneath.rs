@@ -260,6 +260,14 @@ fn fault(path: &str, errno: Errno) -> FileError {
     FileError::NotPlain { path, why }
 }
 
+impl FileIdentity {
+    /// Its number on its device: another file of the same name has another one, or this one again.
+    #[must_use]
+    pub const fn inode(&self) -> u64 {
+        self.inode
+    }
+}
+
 impl PlainFile {
     /// The size when it was opened.
     #[must_use]

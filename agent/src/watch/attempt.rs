@@ -1,6 +1,7 @@
 //! The reader of one attempt.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use hone_proto::event::{Payload, Stream};
 use hone_proto::id::{AttemptId, Step};
@@ -87,6 +88,9 @@ impl Reader {
             && let Some(reading) = read_once(&HostRoots::default(), None, &Place::Init(init))
         {
             self.oom_kills = self.oom_kills.max(reading.oom_kills.unwrap_or(0));
+        }
+        if matches!(self.trainer, Trainer::Unknown) {
+            self.trainer = Trainer::of(self.id, &self.dirs, &self.pushes);
         }
         let mut read = 0;
         self.held_up = false;
@@ -203,9 +207,6 @@ impl Reader {
 
     /// Reads what a foreign tool leaves. How much that was, and whether no checkpoint is left to take.
     fn read_tool(&mut self, driver: &Handle, ends: bool) -> Result<(usize, bool), Gone> {
-        if matches!(self.trainer, Trainer::Unknown) {
-            self.trainer = Trainer::of(self.id, &self.dirs, &self.pushes);
-        }
         let key = self.key("tool");
         let Some(tool) = self.trainer.tool() else { return Ok((0, true)) };
         let batch = match self.owed.take() {
@@ -219,7 +220,7 @@ impl Reader {
                         decode(stored.into_iter().next().flatten())
                     }
                 };
-                tool.read(&before)
+                tool.read(&before, Instant::now(), ends)
             }
         };
         let read = batch.events.len() + usize::from(batch.more);
@@ -251,6 +252,11 @@ impl Reader {
         if self.logs.is_none() {
             let stored = driver.cursors_blocking(vec![(Stream::Logs, key.clone())])?;
             let cursor: LogCursor = decode(stored.into_iter().next().flatten());
+            if cursor != LogCursor::default()
+                && let Some(tool) = self.trainer.tool()
+            {
+                tool.lines_lost();
+            }
             let kept = LogLimit::default().files;
             self.logs = Some(LogReader::new(known.log.clone(), cursor, kept));
         }
@@ -279,17 +285,20 @@ impl Reader {
         };
         let read = items.len();
         let attempt = self.id;
-        if let Some(tool) = self.trainer.tool() {
-            for item in &items {
-                if let LogItem::Line(line) = item {
-                    tool.printed(&line.text);
-                }
-            }
-        }
-        let events = items.into_iter().map(|item| of_log(attempt, item)).collect();
+        let events = items.iter().cloned().map(|item| of_log(attempt, item)).collect();
         let cursors = BTreeMap::from([(key, encode(&cursor))]);
         match driver.record_blocking(Record { events, cursors })? {
-            Appended::Accepted => Ok((read, batch.more)),
+            Appended::Accepted => {
+                if let Some(tool) = self.trainer.tool() {
+                    for item in &items {
+                        match item {
+                            LogItem::Line(line) => tool.printed(line),
+                            LogItem::Gap(_) => tool.lines_lost(),
+                        }
+                    }
+                }
+                Ok((read, batch.more))
+            }
             Appended::Full => {
                 // Begin again from the position that the spool holds.
                 self.logs = None;

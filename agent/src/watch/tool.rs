@@ -1,22 +1,28 @@
 //! The part of an attempt's reader that reads a foreign tool: its figures from wherever it leaves them, its checkpoints,
 //! and in the end what its run came to.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use hone_proto::event::{Metrics, Payload, TrainerStart};
 use hone_proto::id::{AttemptId, Step};
-use hone_proto::pattern::LinePattern;
 use hone_proto::time::Now;
 use serde::{Deserialize, Serialize};
 
-use crate::adapters::job::{Telemetry, ToolJob};
+use super::passes::Passes;
+use super::printed::Printed;
+use super::told::{Kept, Told};
+use crate::adapters::job::{Telemetry, ToolJob, ToolKind};
 use crate::adapters::keep::Keeper;
 use crate::adapters::push::Pushes;
 use crate::adapters::verdict::{Evidence, verdict};
 use crate::core::input::TrainerWord;
 use crate::layout::AttemptDirs;
-use crate::tools::point::{Point, Progress, Source, Split};
+use crate::logs::LogLine;
+use crate::tools::elastic::{RankError, rank_error};
+use crate::tools::lines::{self, LinesCursor, Naming};
+use crate::tools::point::{Point, Progress, Source};
 use crate::tools::push::PushReader;
 use crate::tools::signs;
 use crate::tools::state::{MAX_STATE_SIZE, STATE_NAME, TrainerState};
@@ -31,6 +37,10 @@ const LAST_LINES: usize = 400;
 pub(super) struct ToolCursor {
     #[serde(default)]
     events: EventsCursor,
+    #[serde(default)]
+    lines: LinesCursor,
+    #[serde(default)]
+    told: Kept,
     /// The length of the run was told.
     #[serde(default)]
     started: bool,
@@ -78,121 +88,170 @@ pub(super) struct ToolReader {
     pushes: Pushes,
     push: PushReader,
     progress: Progress,
-    /// What was told, by split and step: a less trusted source has nothing to add.
-    told: BTreeSet<(Split, Step)>,
-    /// Event files were seen: they are exact, and what is pushed only tells how far training is.
+    /// What was told; known with the first cursor.
+    told: Option<Told>,
+    passes: Passes,
+    printed: Printed,
+    /// Files with figures were seen: they are exact, and what is pushed only tells how far training is.
     exact: bool,
+    /// Something better than printed lines has told figures with their steps.
+    better: bool,
     /// The newest checkpoint whose state was read.
     read_state: Option<Step>,
+    /// It has more, after this step.
+    state_rest: Option<Step>,
     state: TrainerState,
     lines: VecDeque<String>,
     /// The step that this attempt went on from.
     resumed_from: Option<Step>,
-    /// How printed lines are read, by the spec.
-    patterns: Vec<LinePattern>,
-    printed: Vec<Point>,
 }
 
 impl ToolReader {
     fn new(id: AttemptId, dirs: &AttemptDirs, pushes: &Pushes, job: ToolJob) -> Self {
-        let patterns = job.patterns.iter().filter_map(|text| LinePattern::new(text).ok()).collect();
         Self {
-            patterns,
-            printed: Vec::new(),
-            resumed_from: state_in(&dirs.resume()).map(|state| state.global_step),
+            resumed_from: state_in(&dirs.resume(), None).map(|state| state.global_step),
             id,
             keeper: Keeper::new(dirs.clone(), job.clone()),
             dirs: dirs.clone(),
+            printed: Printed::new(&job),
             job,
             pushes: pushes.clone(),
             push: PushReader::default(),
             progress: Progress::default(),
-            told: BTreeSet::new(),
+            told: None,
+            passes: Passes::default(),
             exact: false,
+            better: false,
             read_state: None,
+            state_rest: None,
             state: TrainerState::default(),
             lines: VecDeque::new(),
         }
     }
 
     /// A line that the tool printed.
-    pub(super) fn printed(&mut self, line: &str) {
+    pub(super) fn printed(&mut self, line: &LogLine) {
         if self.lines.len() == LAST_LINES {
             self.lines.pop_front();
         }
-        self.lines.push_back(line.to_owned());
-        let said = self.patterns.iter().find_map(|pattern| pattern.apply(line));
-        if let Some(said) = said
-            && matches!(self.job.telemetry, Telemetry::Auto | Telemetry::Stdout)
-        {
-            self.printed.push(Point {
-                step: said.step.map(Step::new),
-                epoch: said.epoch,
-                split: Split::Train,
-                values: said.values.into_iter().collect(),
-                at: None,
-                source: Source::Printed,
-            });
-        }
+        self.lines.push_back(line.text.clone());
+        self.printed.line(line);
     }
 
-    /// Reads what is new.
-    pub(super) fn read(&mut self, before: &ToolCursor) -> ToolBatch {
+    /// Printed lines are missing here.
+    pub(super) fn lines_lost(&mut self) {
+        self.printed.lost();
+    }
+
+    /// Reads what is new. `ended`: the tool writes no more.
+    pub(super) fn read(&mut self, before: &ToolCursor, now: Instant, ended: bool) -> ToolBatch {
         let mut cursor = before.clone();
+        let mut told = self.told.take().unwrap_or_else(|| Told::of(&before.told));
         let mut points = Vec::new();
-        let wants = |one| self.job.telemetry == Telemetry::Auto || self.job.telemetry == one;
-        let (pushed, boards) = (wants(Telemetry::Push), wants(Telemetry::Tensorboard));
-        let mut more = false;
-        if boards && let Ok(dir) = Dir::open(&self.dirs.metrics()) {
-            match poll(&dir, &mut cursor.events) {
-                Ok(batch) => {
-                    more = batch.more;
-                    self.exact |= !batch.points.is_empty();
-                    points.extend(batch.points);
-                }
-                Err(error) => tracing::debug!(attempt = %self.id, "event files not read: {error}"),
-            }
-        }
-        for pushed_one in self.pushes.take(self.id) {
-            if !pushed {
-                continue;
-            }
-            if let Some(news) = self.push.read(&pushed_one.body) {
-                self.progress.renew(news.progress);
-                if !self.exact {
-                    points.extend(news.points);
-                }
-            }
-        }
+        let more = self.files(&mut cursor, &mut points);
+        self.pushed(&mut points);
         points.extend(self.state_points());
-        points.append(&mut self.printed);
-        let mut events: Vec<_> = points.into_iter().filter_map(|point| self.event(point)).collect();
+        for (pass, step) in self.printed.passes() {
+            self.passes.ended(pass, step);
+        }
+        points = points.into_iter().filter_map(|point| self.passes.take(point)).collect();
+        points.extend(self.passes.placed());
+        // Of two for the same place the first is told.
+        points.sort_by_key(|point| std::cmp::Reverse(point.source));
+        self.better |= points.iter().any(|p| p.step.is_some() && p.source > Source::StateFile);
+        points.extend(self.printed.points(now, self.better, ended));
+        let mut events: Vec<_> =
+            points.into_iter().filter_map(|point| self.event(&mut told, point)).collect();
+        if !events.is_empty() {
+            cursor.told = told.kept();
+        }
+        self.told = Some(told);
         if !cursor.started
             && let Some(start) = self.start()
         {
             cursor.started = true;
             events.insert(0, (Now::read(), Payload::Start(start)));
         }
+        let more = more || self.state_rest.is_some();
         ToolBatch { events, cursor, more }
     }
 
-    /// The figures of the newest checkpoint's state file, which has all of them and their steps.
+    /// Whether figures are taken from there.
+    fn wants(&self, one: Telemetry) -> bool {
+        self.job.telemetry == Telemetry::Auto || self.job.telemetry == one
+    }
+
+    /// New figures of event files and of the tool's own files. Whether there are more.
+    fn files(&mut self, cursor: &mut ToolCursor, points: &mut Vec<Point>) -> bool {
+        let mut more = false;
+        if self.wants(Telemetry::Tensorboard)
+            && let Ok(dir) = Dir::open(&self.dirs.metrics())
+        {
+            match poll(&dir, &mut cursor.events) {
+                Ok(batch) => {
+                    more |= batch.more || batch.held;
+                    points.extend(batch.points);
+                    for (pass, step) in batch.passes {
+                        self.passes.ended(pass, step);
+                    }
+                }
+                Err(error) => tracing::debug!(attempt = %self.id, "event files not read: {error}"),
+            }
+        }
+        if self.wants(Telemetry::Auto)
+            && let Some((folder, naming)) = own_files(self.job.kind, &self.dirs)
+            && let Ok(dir) = Dir::open(&folder)
+        {
+            match lines::poll(&dir, naming, &mut cursor.lines) {
+                Ok(batch) => {
+                    more |= batch.more;
+                    self.progress.renew(batch.progress);
+                    points.extend(batch.points);
+                }
+                Err(error) => {
+                    tracing::debug!(attempt = %self.id, "its own files not read: {error}");
+                }
+            }
+        }
+        self.exact |= !points.is_empty();
+        more
+    }
+
+    fn pushed(&mut self, points: &mut Vec<Point>) {
+        for pushed in self.pushes.take(self.id) {
+            if self.wants(Telemetry::Push)
+                && let Some(news) = self.push.read(&pushed.body)
+            {
+                self.progress.renew(news.progress);
+                if !self.exact {
+                    points.extend(news.points);
+                }
+            }
+        }
+    }
+
+    /// The figures of the newest checkpoint's state file, which has all of them and their steps; a part in each look when
+    /// they are many.
     fn state_points(&mut self) -> Vec<Point> {
         let newest = self.keeper.newest().filter(|(step, _)| self.read_state != Some(*step));
         let Some((step, folder)) = newest else { return Vec::new() };
-        let Some(state) = state_in(&folder) else { return Vec::new() };
-        self.read_state = Some(step);
+        let Some(mut state) = state_in(&folder, self.state_rest) else { return Vec::new() };
+        let points = std::mem::take(&mut state.points);
+        self.state_rest = points.last().and_then(|last| last.step).filter(|_| state.more);
+        if self.state_rest.is_none() {
+            self.read_state = Some(step);
+        }
         self.state = state;
-        std::mem::take(&mut self.state.points)
+        points
     }
 
-    fn event(&mut self, point: Point) -> Option<(Now, Payload)> {
+    fn event(&mut self, told: &mut Told, mut point: Point) -> Option<(Now, Payload)> {
         let step = point.step?;
         // The state file of a resumed run tells the steps before it too; they are told already.
         if point.source == Source::StateFile && self.resumed_from.is_some_and(|from| step <= from) {
             return None;
         }
-        if !self.told.insert((point.split, step)) && point.source != Source::TensorBoard {
+        if !told.news(step, &mut point) {
             return None;
         }
         self.progress.step = self.progress.step.max(Some(step));
@@ -236,17 +295,30 @@ impl ToolReader {
 
     /// What the run came to.
     pub(super) fn last_word(&self, exit: Option<i64>) -> TrainerWord {
-        let left = state_in(&self.dirs.output());
+        let left = state_in(&self.dirs.output(), None);
         let states = [Some(&self.state), left.as_ref()];
         let step = states.iter().flatten().map(|state| state.global_step).max().max(self.step());
         let early = states.iter().flatten().any(|state| state.early_stopped);
         let max_steps = left.as_ref().and_then(|state| state.max_steps).or(self.max_steps());
+        let rank = self.rank_error();
+        let said = rank.iter().flat_map(RankError::lines);
+        // A traceback is one entry of many lines, and its last says the most.
+        let lines = self.lines.iter().flat_map(|text| text.lines());
         verdict(&Evidence {
             exit,
             step: step.filter(|step| *step > Step::default()),
             max_steps,
             early_stop: early,
-            sign: signs::explain(self.lines.iter().map(String::as_str)),
+            sign: signs::explain(said.chain(lines)),
+            rank: rank.clone(),
+        })
+    }
+
+    /// What the first of its processes that failed left.
+    fn rank_error(&self) -> Option<RankError> {
+        rank_error(&Dir::open(&self.dirs.metrics()).ok()?).unwrap_or_else(|error| {
+            tracing::debug!(attempt = %self.id, "the launcher's file not read: {error}");
+            None
         })
     }
 
@@ -260,7 +332,22 @@ impl ToolReader {
     }
 }
 
-fn state_in(folder: &std::path::Path) -> Option<TrainerState> {
-    let file = Dir::open(folder).ok()?.file(&RelPath::constant(STATE_NAME)).ok()??;
-    TrainerState::parse(&file.read_all(MAX_STATE_SIZE).ok()?, None).ok()
+/// Where a tool keeps JSON lines of its figures, and under which names.
+fn own_files(kind: ToolKind, dirs: &AttemptDirs) -> Option<(PathBuf, Naming)> {
+    match kind {
+        ToolKind::Llamafactory => Some((dirs.output(), Naming::Llamafactory)),
+        ToolKind::Torchtune => Some((dirs.output(), Naming::Torchtune)),
+        ToolKind::Custom => Some((dirs.metrics(), Naming::Any)),
+        ToolKind::Trl | ToolKind::Axolotl | ToolKind::Unsloth | ToolKind::Hf => None,
+    }
 }
+
+/// The state file of a folder, with its figures after a step.
+fn state_in(folder: &Path, after: Option<Step>) -> Option<TrainerState> {
+    let file = Dir::open(folder).ok()?.file(&RelPath::constant(STATE_NAME)).ok()??;
+    TrainerState::parse(&file.read_all(MAX_STATE_SIZE).ok()?, after).ok()
+}
+
+#[cfg(test)]
+#[path = "tool_tests.rs"]
+mod tests;
