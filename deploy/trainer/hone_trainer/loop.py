@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from hone_trainer import memory, random_state
+from hone_trainer import peaks, random_state
 from hone_trainer.batches import EpochLoader
 from hone_trainer.errors import NotFinite
 from hone_trainer.gradients import Watch
@@ -220,7 +220,7 @@ class Loop(Trainer):
         if self.accelerator.scaler is not None:
             values["skipped_steps"] = progress.skipped_steps
             values["loss_scale"] = self.accelerator.scaler.get_scale()
-        values |= memory.peaks()
+        values |= peaks.so_far()
         self._session.record("train", {name: value for name, value in values.items() if value is not None})
         self._session.last_loss = values["loss"]
         self._require_finite(values["loss"], values["grad_norm"])
