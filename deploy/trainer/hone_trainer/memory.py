@@ -17,7 +17,8 @@ def report_load(session: Session, peak: Peak) -> None:
     tensors = [*session.model.parameters(), *session.model.buffers()]
     kept = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     text = f"the model takes {kept / 1e6:.0f} MB; loading it took {peak.added_bytes / 1e6:.0f} MB of RAM at most"
-    fields = {"model_bytes": kept, "load_host_peak_bytes": peak.added_bytes, "seconds": round(peak.seconds, 3)}
+    fields = {"model_bytes": kept, "load_host_peak_bytes": peak.added_bytes, "host_mem_before_bytes": peak.before_bytes}
+    fields["seconds"] = round(peak.seconds, 3)
     session.notice("info", "model_loaded", text, **fields, **so_far())
 
 

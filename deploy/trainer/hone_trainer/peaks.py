@@ -20,8 +20,8 @@ class Peak:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        # What the process took at its highest beyond what it had before.
-        self.added_bytes = 0
+        # What the process had before, and took at its highest beyond that.
+        self.before_bytes = self.added_bytes = 0
         self.highest: dict[str, int] = {}
 
     def __enter__(self) -> "Peak":
@@ -32,7 +32,7 @@ class Peak:
                 file.write("5")
         except OSError:
             pass
-        self._before = _high_water()
+        self.before_bytes = _high_water()
         if torch.cuda.is_available():
             Peak.earlier_gpu = max(Peak.earlier_gpu, torch.cuda.max_memory_allocated())
             torch.cuda.reset_peak_memory_stats()
@@ -41,7 +41,7 @@ class Peak:
     def __exit__(self, *_exc: object) -> None:
         self.seconds = time.monotonic() - self._started
         mark = _high_water()
-        self.added_bytes = max(0, mark - self._before)
+        self.added_bytes = max(0, mark - self.before_bytes)
         self.highest = _named(mark, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None)
 
 
