@@ -1,16 +1,20 @@
 """The probe before the first step: what it tells, and that it leaves no trace."""
 
+import resource
 import unittest
+from pathlib import Path
 from unittest import mock
 
 import torch
 from training import Training, base, rows, values_of
 
 from hone_trainer.memory import probe
+from hone_trainer.peaks import host_peak
 from hone_trainer.render import Example
 from hone_trainer.session import Session
 
 LENGTH = 400
+TAKEN = 200_000_000
 # Dropout, which draws random numbers.
 LORA = {"type": "lora", "lora": {"r": 2, "dropout": 0.3}}
 
@@ -22,10 +26,21 @@ class Probe(Training):
         probe(session, [*rows(4), *[Example(ids, ids, LENGTH)] * micro])
         return session
 
-    def test_its_peak_is_that_of_the_longest_rows(self) -> None:
-        small, large = (self.probed(micro).probed["host_mem_peak_bytes"] for micro in (1, 8))
-        # What backward needs of one block is about twenty rows × length × width, in fp32.
-        self.assertGreater(large - small, 7 * LENGTH * 32 * 4 * 20)
+    def test_its_peak_is_that_of_the_pass_and_not_of_what_came_before(self) -> None:
+        session = self.session()
+        nll, before = session.head.nll, torch.ones(4 * TAKEN, dtype=torch.uint8)
+        del before
+
+        def taking(*arguments: object) -> torch.Tensor:
+            # Large enough to come from the kernel, and to go back to it: what is free in the heap does not count.
+            held = torch.ones(TAKEN, dtype=torch.uint8)
+            return nll(*arguments) + 0 * held[0]
+
+        with mock.patch.object(session.head, "nll", taking):
+            probe(session, rows())
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        self.assertLess(abs(session.probed["host_mem_peak_bytes"] - resident - TAKEN), TAKEN / 2)
+        self.assertGreater(host_peak() - resident, 3 * TAKEN)
 
     def test_the_notice_has_its_shape_and_its_peak(self) -> None:
         session = self.probed(2)
