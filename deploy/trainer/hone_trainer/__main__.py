@@ -20,6 +20,11 @@ log = logging.getLogger("hone_trainer")
 # As JSON. The agent passes a result of up to 8 KiB on, all in all.
 TRACE_BYTES = 4096
 MESSAGE_BYTES = 1024
+# Endings for lack of memory: whose it is, and its name in records.
+_MEMORY = {
+    Exit.GPU_MEMORY: ("GPU memory", "gpu_mem_peak_bytes"),
+    Exit.HOST_MEMORY: ("memory", "host_mem_peak_bytes"),
+}
 
 
 class Attempt:
@@ -29,6 +34,7 @@ class Attempt:
         self.paths = paths
         self.controls = Controls(paths.control)
         self.metrics: MetricsWriter | None = None
+        self.spec = None
         self.session = None
         self._started = time.monotonic()
 
@@ -36,7 +42,7 @@ class Attempt:
         """Cheap checks first: a bad spec or an absent input fails before any import."""
         self.controls.install()
         self.metrics = MetricsWriter(self.paths.metrics, self.paths.attempt)
-        spec = specs.load(self.paths.spec)
+        spec = self.spec = specs.load(self.paths.spec)
         environment.configure_logging(spec.log_level)
         check_model_dir(self.paths.model)
         resumed = Progress.load(self.paths.resume) if self.paths.resume else None
@@ -64,13 +70,13 @@ class Attempt:
         code = Exit.COMPLETED if error is None else exit_code(error)
         status = "completed" if error is None else "interrupted" if isinstance(error, Stopped) else "failed"
         reason = "finished as specified" if error is None else str(error) or type(error).__name__
-        reason = shortened(reason, MESSAGE_BYTES)
+        reason = shortened(self._shape_that_failed(code) + reason, MESSAGE_BYTES)
         word = {"status": status, "code": int(code), "reason": reason, "retryable": retryable(code)}
         word |= {"wall_s": round(time.monotonic() - self._started, 3)}
         word["error"] = _describe(error) if status == "failed" else None
         try:
             try:
-                self._leave(word | self._progress())
+                self._leave(word | self._memory(code) | self._progress())
             except (OSError, MemoryError):
                 raise
             except Exception:  # whatever the counters hold, the word itself is owed
@@ -80,6 +86,25 @@ class Attempt:
             log.error("cannot write the result: %s", failure)
             return Exit.CANNOT_WRITE if code == Exit.COMPLETED else code
         return code
+
+    def _shape_that_failed(self, code: Exit) -> str:
+        if code not in _MEMORY or self.spec is None:
+            return ""
+        train = self.spec.train
+        shape = f"micro_batch {train.micro_batch}, accumulation {train.accumulation}, seq_len {train.seq_len}"
+        return f"out of {_MEMORY[code][0]} at {shape}: "
+
+    def _memory(self, code: Exit) -> dict:
+        """Where memory ran out: what a next attempt may trade, the probe's peak (null if it did not fit), and ours."""
+        if code not in _MEMORY or self.spec is None:
+            return {}
+        train, peak = self.spec.train, _MEMORY[code][1]
+        found = {name: getattr(train, name) for name in ("micro_batch", "accumulation", "seq_len")}
+        if self.session is not None:
+            from hone_trainer.peaks import so_far
+
+            found |= {"probe_peak_bytes": self.session.probed.get(peak), "peak_bytes": so_far().get(peak)}
+        return found
 
     def _leave(self, result: dict) -> None:
         if self.metrics is not None:

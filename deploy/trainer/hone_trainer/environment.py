@@ -91,6 +91,8 @@ def configure_logging(level: str) -> None:
         warnings.simplefilter("ignore", FutureWarning)
         for name in ("transformers", "peft", "accelerate", "huggingface_hub", "httpx", "torch"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        # It warns of every product in 8 bits, which is what was asked for.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def quieten_transformers() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from hone_trainer import memory, random_state
+from hone_trainer import peaks, random_state
 from hone_trainer.batches import EpochLoader
 from hone_trainer.errors import NotFinite
 from hone_trainer.gradients import Watch
@@ -44,7 +44,7 @@ def arguments(train: Train, precision: str, max_steps: int, output: str) -> Trai
         weight_decay=train.weight_decay,
         adam_beta1=train.betas[0],
         adam_beta2=train.betas[1],
-        optim=trainer_name(train),
+        optim=trainer_name(train, precision),
         lr_scheduler_type=_SCHEDULES[train.schedule],
         warmup_steps=int(warmup),
         max_grad_norm=train.clip_norm,
@@ -92,6 +92,10 @@ class Loop(Trainer):
         train = session.spec.train
         args = arguments(train, precision, max_steps, str(session.paths.output))
         super().__init__(model=session.model, args=args, processing_class=session.tokenizer)
+        if precision == "fp16" and not torch.cuda.is_available():
+            # Asked for fp16 on a CPU, the library would calculate in fp32 and say nothing.
+            self.accelerator.native_amp = True
+            self.accelerator.scaler = torch.amp.GradScaler("cpu")
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
         self._session = session
@@ -107,6 +111,11 @@ class Loop(Trainer):
     def load_weights(self, checkpoint: str) -> None:
         """The weights of a checkpoint, without training on."""
         self._load_from_checkpoint(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Of a checkpoint in fp16 that goes on in another precision, there is nothing to scale."""
+        if self.accelerator.scaler is not None:
+            super()._load_scaler(checkpoint)
 
     def get_train_dataloader(self) -> EpochLoader:
         """Our own loader: its order depends on seed and epoch alone."""
@@ -220,7 +229,7 @@ class Loop(Trainer):
         if self.accelerator.scaler is not None:
             values["skipped_steps"] = progress.skipped_steps
             values["loss_scale"] = self.accelerator.scaler.get_scale()
-        values |= memory.peaks()
+        values |= peaks.so_far()
         self._session.record("train", {name: value for name, value in values.items() if value is not None})
         self._session.last_loss = values["loss"]
         self._require_finite(values["loss"], values["grad_norm"])

@@ -7,26 +7,19 @@ import torch
 from hone_trainer.batches import collate, longest
 from hone_trainer.loss import Targets
 from hone_trainer.packing import counted, flat
+from hone_trainer.peaks import Peak, so_far
 from hone_trainer.render import Example
 from hone_trainer.session import Session
-from hone_trainer.weights import LoadPeak, host_peak
 
 
-def peaks() -> dict[str, int]:
-    """The highest use so far: of this process, and on the GPU if there is one."""
-    found = {"host_mem_peak_bytes": host_peak()}
-    if torch.cuda.is_available():
-        found["gpu_mem_peak_bytes"] = torch.cuda.max_memory_allocated()
-    return found
-
-
-def report_load(session: Session, peak: LoadPeak) -> None:
+def report_load(session: Session, peak: Peak) -> None:
     """What the load took at its highest, beside what of it stays."""
     tensors = [*session.model.parameters(), *session.model.buffers()]
     kept = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    text = f"the model takes {kept / 1e6:.0f} MB; loading it took {peak.host_bytes / 1e6:.0f} MB of RAM at most"
-    fields = {"model_bytes": kept, "load_host_peak_bytes": peak.host_bytes, "seconds": round(peak.seconds, 3)}
-    session.notice("info", "model_loaded", text, **fields, **peaks())
+    text = f"the model takes {kept / 1e6:.0f} MB; loading it took {peak.added_bytes / 1e6:.0f} MB of RAM at most"
+    fields = {"model_bytes": kept, "load_host_peak_bytes": peak.added_bytes, "host_mem_before_bytes": peak.before_bytes}
+    fields["seconds"] = round(peak.seconds, 3)
+    session.notice("info", "model_loaded", text, **fields, **so_far())
 
 
 def probe(session: Session, examples: Sequence[Example]) -> None:
@@ -39,7 +32,7 @@ def probe(session: Session, examples: Sequence[Example]) -> None:
     model, spec = session.model, session.spec.train
     rows = longest(examples, spec.micro_batch)
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with Peak() as peak, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         batch = collate(rows, session.tokenizer.pad_token_id, flat(model))
         counted(batch)
         inputs = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -49,5 +42,9 @@ def probe(session: Session, examples: Sequence[Example]) -> None:
             loss = session.head.nll(model, inputs, Targets.of(labels))
         loss.backward()
         model.zero_grad(set_to_none=True)
-    shape = f"{labels.shape[0]} rows of {labels.shape[1]} tokens"
-    session.notice("info", "memory_probe", f"{shape} fit", rows=labels.shape[0], seq_len=labels.shape[1], **peaks())
+    session.probed = peak.highest
+    fields = {"rows": labels.shape[0], "seq_len": labels.shape[1], **peak.highest}
+    kind, highest = list(peak.highest.items())[-1]
+    where = "of GPU memory" if kind.startswith("gpu") else "of RAM"
+    text = f"{labels.shape[0]} rows of {labels.shape[1]} tokens fit: {highest / 1e6:.0f} MB {where} at most"
+    session.notice("info", "memory_probe", text, **fields)

@@ -4,23 +4,20 @@ import json
 import logging
 from pathlib import Path
 
-from hone_trainer.errors import MissingInput, SpecError
+from hone_trainer.errors import MissingInput
 
 log = logging.getLogger(__name__)
 
 
 def resolve_precision(wanted: str) -> str:
-    """What `auto` means on this machine; a SpecError where the wish is futile."""
+    """What `auto` means on this machine."""
     import torch
 
-    gpu = torch.cuda.is_available()
-    if wanted == "auto":
-        if not gpu:
-            return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    if wanted == "fp16" and not gpu:
-        raise SpecError("train.precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
-    return wanted
+    if wanted != "auto":
+        return wanted
+    if not torch.cuda.is_available():
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
 def check_model_dir(directory: Path) -> None:

@@ -14,11 +14,15 @@ _ADAMW = {
 }
 
 
-def trainer_name(train: Train) -> str:
+def trainer_name(train: Train, precision: str) -> str:
     """The Trainer's word for `train.optimizer`; a SpecError where it would not do what it says."""
     if train.optimizer == "adafactor":
         return "adafactor"
     if train.paged and not torch.cuda.is_available():
         # bitsandbytes would only warn, and go on without pages.
         raise SpecError("train.optimizer.paged needs a GPU: without one there is no memory to page out of; remove it")
+    if precision == "fp16" and (train.optimizer_bits, train.paged) == (32, False):
+        # The fused kernel skips an update with overflown gradients by itself, and nobody is told: it would not be
+        # counted, and the learning rate would go on without it.
+        return "adamw_torch"
     return _ADAMW[train.optimizer_bits, train.paged]

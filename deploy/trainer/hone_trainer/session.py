@@ -39,6 +39,8 @@ class Session:
         self.model = None
         self.head: Head | None = None
         self.tokenizer = None
+        # What a forward and backward pass was seen to take, by the names of records; empty before.
+        self.probed: dict[str, int] = {}
         self.held_out: Sequence[Example] = ()
         self.precision = "fp32"
         self.last_checkpoint: str | None = None

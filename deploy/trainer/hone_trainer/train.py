@@ -14,11 +14,11 @@ from hone_trainer.loss import Head
 from hone_trainer.memory import probe, report_load
 from hone_trainer.model import end_tokens, load_tokenizer, resolve_precision
 from hone_trainer.packing import Packs, require_apart
+from hone_trainer.peaks import Peak
 from hone_trainer.progress import Progress
 from hone_trainer.render import Example, prepare_tokenizer
 from hone_trainer.session import Session
 from hone_trainer.spec import Spec, Train
-from hone_trainer.weights import LoadPeak
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def run(session: Session, resumed: Progress | None) -> None:
 
     with session.phase("load_model"):
         set_seed(spec.train.seed)
-        with LoadPeak() as peak:
+        with Peak() as peak:
             session.model = load_model(paths.model, spec, session.precision)
     report_load(session, peak)
     _check_fit(session, data)

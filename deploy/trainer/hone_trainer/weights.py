@@ -6,8 +6,6 @@ back at once. So the peak of a load is the model as it is kept, plus the largest
 
 import json
 import mmap
-import resource
-import time
 from pathlib import Path
 
 import torch
@@ -96,49 +94,3 @@ def mapped_weights(directory: Path) -> dict[str, MappedTensor]:
         return MappedFile(directory / SINGLE).tensors
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MissingInput(f"the model's weights cannot be read: {error}") from error
-
-
-class LoadPeak:
-    """Measures what a load adds to the memory of this process at its highest.
-
-    The kernel's high-water mark is set back before; where that is forbidden, the difference to the mark before
-    the load is a lower bound.
-    """
-
-    # The highest mark that was set back: the process's own peak must not be forgotten with it.
-    earlier_bytes = 0
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.host_bytes = 0
-
-    def __enter__(self) -> "LoadPeak":
-        self._started = time.monotonic()
-        LoadPeak.earlier_bytes = max(LoadPeak.earlier_bytes, _high_water())
-        try:
-            with open("/proc/self/clear_refs", "w") as file:
-                file.write("5")
-        except OSError:
-            pass
-        self._before = _high_water()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.seconds = time.monotonic() - self._started
-        self.host_bytes = max(0, _high_water() - self._before)
-
-
-def host_peak() -> int:
-    """The highest memory of this process so far, in bytes."""
-    return max(LoadPeak.earlier_bytes, _high_water())
-
-
-def _high_water() -> int:
-    try:
-        # Of this program alone: getrusage also counts the one that this process was before it was started anew.
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
-    except (OSError, StopIteration, ValueError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

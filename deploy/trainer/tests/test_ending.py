@@ -15,7 +15,8 @@ from hone_trainer.progress import Progress
 from hone_trainer.session import Session
 from hone_trainer.spec import parse
 
-SPEC = parse({"version": 1, "model": {"name": "m"}, "train": {"max_steps": 5}})
+TRAIN = {"max_steps": 5, "micro_batch": 4, "accumulation": 2, "seq_len": 256}
+SPEC = parse({"version": 1, "model": {"name": "m"}, "train": TRAIN})
 
 
 class Ending(unittest.TestCase):
@@ -82,6 +83,32 @@ class Ending(unittest.TestCase):
                 self.assertEqual((told["status"], told["code"], told["reason"]), ("failed", 70, "why"))
                 self.assertEqual(told["error"]["type"], "RuntimeError")
                 (self.directory / RESULT_FILE).unlink()
+
+    def test_where_memory_runs_out_the_word_says_at_which_shape(self) -> None:
+        self.attempt.spec = SPEC
+        self.session.probed = {"host_mem_peak_bytes": 7_000_000, "gpu_mem_peak_bytes": 9_000_000}
+        shape = "micro_batch 4, accumulation 2, seq_len 256"
+        for error, code, reason, probed in (
+            (type("OutOfMemoryError", (RuntimeError,), {})("CUDA: no"), 80, f"out of GPU memory at {shape}: ", 9_000_000),
+            (MemoryError("no"), 81, f"out of memory at {shape}: ", 7_000_000),
+        ):
+            with self.subTest(code):
+                self.assertEqual(self.attempt.finish(error), code)
+                told = self.result()
+                self.assertEqual([told[name] for name in ("micro_batch", "accumulation", "seq_len")], [4, 2, 256])
+                self.assertEqual((told["reason"], told["retryable"]), (reason + str(error), True))
+                self.assertEqual(told["probe_peak_bytes"], probed)
+                self.attempt.metrics = None
+        self.assertGreater(told["peak_bytes"], 1_000_000)
+
+    def test_before_a_probe_its_peak_is_null_and_other_endings_say_nothing_of_memory(self) -> None:
+        self.attempt.spec = SPEC
+        self.attempt.finish(MemoryError())
+        self.assertIsNone(self.result()["probe_peak_bytes"])
+        self.attempt.metrics = None
+        self.attempt.finish(RuntimeError("why"))
+        self.assertNotIn("micro_batch", self.result())
+        self.assertEqual(self.result()["reason"], "why")
 
     def test_a_failure_fits_what_the_agent_passes_on(self) -> None:
         for text in ("long ", "\x01", '"', "ü", "\U0001f600"):

@@ -25,17 +25,17 @@ import json, os, sys
 from pathlib import Path
 from hone_trainer.loading import load_model
 from hone_trainer.spec import parse
-from hone_trainer.weights import LoadPeak
+from hone_trainer.peaks import Peak
 for method, precision in json.loads(sys.argv[2]):
     spec = parse({"version": 1, "model": {"name": "m"}, "train": {"max_steps": 1}, "method": method})
     # Once beforehand with a small model: what the libraries take at their first use is not the load's.
     load_model(Path(sys.argv[3]), spec, precision)
     # A process for each: what one load gave back could serve the next.
     if os.fork() == 0:
-        with LoadPeak() as peak:
+        with Peak() as peak:
             model = load_model(Path(sys.argv[1]), spec, precision)
         kept = sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])
-        print(json.dumps({"peak": peak.host_bytes, "kept": kept}), flush=True)
+        print(json.dumps({"peak": peak.added_bytes, "kept": kept}), flush=True)
         os._exit(0)
     os.wait()
 """

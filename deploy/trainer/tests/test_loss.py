@@ -4,6 +4,7 @@ import math
 import types
 import unittest
 
+import numpy
 import torch
 from training import TOKENIZER, Training, rows, summed_nll
 from transformers import CohereConfig, Gemma2Config, GraniteConfig
@@ -96,6 +97,11 @@ class Chunks(unittest.TestCase):
         inputs, labels = self.batch()
         found = head.nll(model, inputs, Targets.of(labels))
         torch.testing.assert_close(found, summed_nll(model(**inputs).logits, labels), **BOUND)
+
+    def test_rows_as_they_lie_on_the_disk_take_the_chunked_way(self) -> None:
+        head = Head(model := new_model(TOKENIZER, hidden=32, layers=1))
+        self.assertIsNone(head.settle(model, numpy.array(rows(8)[7].ids, numpy.int32)))
+        self.assertEqual(head.way, "chunked")
 
     def test_logits_are_logits_for_everyone_else(self) -> None:
         model, (inputs, _) = new_model(TOKENIZER, hidden=32, layers=1), self.batch()

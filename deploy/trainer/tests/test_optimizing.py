@@ -1,9 +1,13 @@
 """Optimizers, precisions, the time of a step, and when checkpoints come."""
 
 import unittest
+from itertools import pairwise
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from training import BATCH, STEPS, Training, base
+from transformers import TrainerCallback
 
 from hone_trainer.errors import SpecError
 from hone_trainer.intervals import FIRST_SECONDS, LONGEST_SECONDS, Intervals, auto_seconds
@@ -16,6 +20,26 @@ from hone_trainer.spec_train import Every
 
 # bf16 has 8 bits of mantissa, so each product is off by up to 1 part in 256; over a sum of tokens that averages out.
 BF16_BOUND = 0.01
+# fp16 has 11 bits.
+FP16_BOUND = 0.002
+
+
+class Spoiled(TrainerCallback):
+    """Makes the gradients of one update infinite, as an overflow would, before they are looked at."""
+
+    def __init__(self, update: int) -> None:
+        self.update = update
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
+        """The n-th update begins: a hook on one trained tensor, for that update alone."""
+        trained = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+        if state.global_step + 1 == self.update:
+            self.hook = trained.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """That update is over."""
+        if state.global_step == self.update:
+            self.hook.remove()
 
 
 class Optimizers(Training):
@@ -53,7 +77,7 @@ class Optimizers(Training):
     def test_pages_without_a_gpu_are_refused(self) -> None:
         train = {"max_steps": 1, "optimizer": {"paged": True}}
         with self.assertRaisesRegex(SpecError, "train.optimizer.paged needs a GPU"):
-            trainer_name(parse({"version": 1, "model": {"name": "m"}, "train": train}).train)
+            trainer_name(parse({"version": 1, "model": {"name": "m"}, "train": train}).train, "fp32")
 
 
 class Precision(Training):
@@ -68,6 +92,71 @@ class Precision(Training):
                 self.assertNotEqual(losses[0], losses[1])
                 for exact, rounded in zip(*losses, strict=True):
                     self.assertLess(abs(rounded / exact - 1), BF16_BOUND)
+
+
+class HalfPrecision(Training):
+    """fp16 with its loss scaling; on a CPU it is slow, and the same."""
+
+    def trained(self, steps: int = STEPS, spoil: int = 0, source: Path | None = None, **parts: dict) -> Session:
+        """A session after its training; the gradients of one update may be made infinite."""
+        parts["train"] = {"precision": "fp16", **parts.get("train", {})}
+        session = self.session(steps=steps, **parts)
+        loop = self.loop(session, steps=steps)
+        if spoil:
+            loop.add_callback(Spoiled(spoil))
+        if source:
+            session.progress = Progress.load(source)
+        loop.train(resume_from_checkpoint=str(source) if source else None)
+        return session
+
+    def values(self, session: Session, name: str) -> list:
+        return [record["values"][name] for record in self.records(session, "metrics")]
+
+    def test_losses_are_those_of_fp32_within_a_bound(self) -> None:
+        for method in ({"type": "full"}, {"type": "lora"}):
+            exact, rounded = (
+                self.trained(8, method=method, train={"precision": name}) for name in ("fp32", "fp16")
+            )
+            with self.subTest(method):
+                self.assertEqual(self.values(rounded, "skipped_steps")[-1], 0)
+                self.assertNotEqual(self.losses(exact), self.losses(rounded))
+                for one, other in zip(self.losses(exact), self.losses(rounded), strict=True):
+                    self.assertLess(abs(other / one - 1), FP16_BOUND)
+
+    def test_an_update_with_infinite_gradients_is_skipped_and_counted(self) -> None:
+        for optimizer in ({"lr": 0.01}, {"lr": 0.01, "bits": 8}, {"lr": 0.01, "name": "adafactor"}):
+            with self.subTest(optimizer):
+                parts = {"checkpoint": {"every_steps": 1}, "train": {"optimizer": optimizer}, "model": base(hidden=64)}
+                session = self.trained(spoil=2, **parts)
+                self.assertEqual(self.values(session, "skipped_steps"), [0, 1, 1])
+                scales = self.values(session, "loss_scale")
+                self.assertEqual(scales, [scales[0], scales[0] / 2, scales[0] / 2])
+                saved = [
+                    load_file(session.paths.output / f"checkpoint-{step}" / "model.safetensors")
+                    for step in range(1, STEPS + 1)
+                ]
+                same = [all(torch.equal(one[key], two[key]) for key in one) for one, two in pairwise(saved)]
+                self.assertEqual(same, [True, False])
+                self.assertEqual(session.progress.skipped_steps, 1)
+
+    def test_it_continues_exactly_with_the_scale_that_it_had(self) -> None:
+        parts = {"method": {"type": "lora", "lora": {"r": 2, "dropout": 0.3}}, "checkpoint": {"every_steps": 1}}
+        whole = self.trained(spoil=1, **parts)
+        checkpoint = whole.paths.output / "checkpoint-1"
+        kept = torch.load(checkpoint / "scaler.pt", weights_only=True)
+        self.assertEqual(kept["scale"], self.values(whole, "loss_scale")[0])
+        self.assertLess(kept["scale"], torch.amp.GradScaler("cpu").get_scale())
+        follower = self.trained(source=checkpoint, **parts)
+        self.assertEqual(self.losses(follower), self.losses(whole)[1:])
+        self.assertEqual(self.values(follower, "loss_scale"), self.values(whole, "loss_scale")[1:])
+        self.assertEqual(self.values(follower, "skipped_steps"), [1, 1])
+        for key, value in whole.model.state_dict().items():
+            self.assertTrue(torch.equal(value, follower.model.state_dict()[key]), key)
+
+    def test_a_checkpoint_may_go_on_in_another_precision(self) -> None:
+        checkpoint = self.trained(checkpoint={"every_steps": 1}).paths.output / "checkpoint-1"
+        follower = self.trained(source=checkpoint, train={"precision": "fp32"})
+        self.assertEqual(follower.progress.step, STEPS)
 
 
 class Times(Training):

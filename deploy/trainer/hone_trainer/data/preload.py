@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hone_trainer.data.store import Store
 from hone_trainer.errors import SpecError
+from hone_trainer.peaks import host_peak
 
 # Left free whatever happens: an allocator's slack, and what a measurement a moment ago did not see.
 MARGIN_BYTES, MARGIN_PART = 64 * 2**20, 0.05
@@ -74,8 +75,7 @@ def to_come(model) -> int:
     # Gradients, and what optimizers keep: two numbers for each weight, all in fp32 at most.
     state = sum(12 * parameter.numel() for parameter in mine)
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return state + max(0, peak - resident)
+    return state + max(0, host_peak() - resident)
 
 
 @contextmanager
