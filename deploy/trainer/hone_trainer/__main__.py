@@ -189,6 +189,7 @@ def main() -> int:
         attempt.run()
         failure = None
     except BaseException as error:  # the last word is owed for every ending
+        attempt.group.deaf()
         failure = error
         if isinstance(error, (Stopped, Abandoned)):
             log.info("%s", error)

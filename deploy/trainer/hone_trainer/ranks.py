@@ -58,7 +58,8 @@ def verdict(words: dict[int, dict], endings: dict[int, int]) -> dict:
         return told
     silent = {rank: code for rank, code in endings.items() if rank not in words}
     if silent:
-        rank, code = min(silent.items())
+        # A signal from outside comes before what it does to the others.
+        rank, code = min(silent.items(), key=lambda ending: (ending[1] >= 0, ending[0]))
         reason = f"rank {rank} {_ending(code)}"
         failure = {"code": int(Exit.INTERNAL), "error": {"type": "RankLost", "message": reason, "trace": ""}}
     else:
