@@ -198,7 +198,10 @@ def main() -> int:
         else:
             log.error("%s", error)
     code = attempt.finish(failure)
-    if attempt.group.folder is not None and code != Exit.COMPLETED:
+    if attempt.group.rank and isinstance(failure, Stopped):
+        # All ranks stop at one step. Were this a failure, rank 0 would be ended in the middle of its last records.
+        code = Exit.COMPLETED
+    if attempt.group.folder is not None and failure is not None:
         # Not the usual way out: it may wait for ranks that have gone.
         logging.shutdown()
         os._exit(code)

@@ -88,6 +88,8 @@ def launch(count: int, folder: Path, arguments: list[str], controls: Controls) -
     for library in ("GLOO", "NCCL"):
         # All are on this machine, whose name may not resolve.
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+    # Else each rank warns that DDP looked for tensors without a gradient and found none.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     outcome: dict = {}
     # PyTorch's launcher takes the signals of a main thread, and kills its ranks upon them.
     thread = threading.Thread(target=_launch, args=(count, arguments, outcome), daemon=True)

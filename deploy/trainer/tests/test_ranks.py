@@ -21,12 +21,15 @@ from hone_trainer.contract import Controls, Exit, newest_checkpoint, verify_chec
 from hone_trainer.group import Group, share
 from hone_trainer.loop import Loop
 from hone_trainer.make_task import rows as task
+from hone_trainer.progress import Progress
+from hone_trainer.train import _notice_changes
 
 RANKS = 2
 # Of a whole attempt: more than two passes over 180 rows, 18 at a time.
 STEPS = 24
 # The last of three updates has a single row, so that one rank has none.
 ROWS, UPDATES = 2 * BATCH + 1, 3
+MOVED = "ranks was 2 in the checkpoint and is 1 now"
 TOLD = ("loss", "grad_norm", "loss_tokens", "samples_seen", "tokens_seen", "learning_rate")
 
 
@@ -132,6 +135,18 @@ class Verdicts(unittest.TestCase):
             self.assertEqual((told["status"], told["code"], told["reason"]), (status, code, "as asked"))
 
 
+class Continuations(unittest.TestCase):
+    def test_another_number_of_ranks_is_told(self) -> None:
+        now = {"threads": torch.get_num_threads(), "precision": "fp32", "torch": torch.__version__}
+        for before, told in ((1, 0), (2, 1)):
+            with self.subTest(before):
+                notices: list[tuple] = []
+                session = SimpleNamespace(progress=Progress(**now, ranks=before), precision="fp32", group=Group())
+                session.notice = lambda *notice: notices.append(notice)
+                _notice_changes(session)
+                self.assertEqual(notices, [("warning", "inexact_resume", MOVED)] * told)
+
+
 class Attempts(unittest.TestCase):
     """Whole attempts, as the container's entry runs them."""
 
@@ -216,6 +231,8 @@ class Attempts(unittest.TestCase):
         self.assertEqual(self.result(alone)["status"], "completed")
         self.one_writer(alone)
 
+        torn.control.mkdir()
+        (torn.control / "checkpoint").touch()
         first = self.start(torn)
         self.reached(torn, 3)
         first.send_signal(signal.SIGTERM)
@@ -256,6 +273,8 @@ class Attempts(unittest.TestCase):
         self.assertEqual((told["step"], told["last_checkpoint"]), (saved_step(saved), str(saved)))
         names = {file["path"] for file in verify_checkpoint(saved)["files"]}
         self.assertLessEqual({f"rng_state_{rank}.pth" for rank in range(RANKS)}, names)
+        saves = [(record["step"], record["reason"]) for record in self.records(job, 1) if record["type"] == "checkpoint"]
+        self.assertEqual((saves[0], saves[-1]), ((1, "control"), (saved_step(saved), "signal")))
         self.assertEqual(self.records(job, 1)[-1]["type"], "end")
         return saved
 
