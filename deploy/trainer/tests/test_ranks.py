@@ -1,4 +1,4 @@
-"""Two processes that train together, over gloo on a CPU: the same sums as one, one stop, one word, exact continuation."""
+"""Two processes that train together, over gloo on a CPU: the sums of one, one stop, one word, exact continuation."""
 
 import json
 import os
@@ -87,7 +87,8 @@ class Sums(Training):
 
 class Shares(unittest.TestCase):
     def test_every_update_has_the_rows_of_one_process(self) -> None:
-        for total, micro, accumulation, count in ((17, 4, 2, 2), (50, 1, 6, 4), (40, 5, 2, 4), (33, 8, 2, 3), (7, 2, 1, 4)):
+        cases = (17, 4, 2, 2), (50, 1, 6, 4), (40, 5, 2, 4), (33, 8, 2, 3), (7, 2, 1, 4)
+        for total, micro, accumulation, count in cases:
             with self.subTest((total, micro, accumulation, count)):
                 effective, parts = micro * accumulation, share(micro, accumulation, count)[1]
                 alone = [row for batch in EpochBatches(total, micro, 1, accumulation) for row in batch]
@@ -177,7 +178,8 @@ class Attempts(unittest.TestCase):
         names |= {"HONE_PROCESSES": str(RANKS), "OMP_NUM_THREADS": "1", "HONE_GRACE_SECONDS": "60"}
         names["TMPDIR"] = str(job.directory / f"tmp-{len(job.processes) + 1}")
         Path(names["TMPDIR"]).mkdir()
-        process = subprocess.Popen([sys.executable, "-m", "hone_trainer"], env=os.environ | names, stderr=subprocess.PIPE)
+        command = [sys.executable, "-m", "hone_trainer"]
+        process = subprocess.Popen(command, env=os.environ | names, stderr=subprocess.PIPE)
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.kill)
         job.processes.append(process)
@@ -273,7 +275,8 @@ class Attempts(unittest.TestCase):
         self.assertEqual((told["step"], told["last_checkpoint"]), (saved_step(saved), str(saved)))
         names = {file["path"] for file in verify_checkpoint(saved)["files"]}
         self.assertLessEqual({f"rng_state_{rank}.pth" for rank in range(RANKS)}, names)
-        saves = [(record["step"], record["reason"]) for record in self.records(job, 1) if record["type"] == "checkpoint"]
+        saves = [record for record in self.records(job, 1) if record["type"] == "checkpoint"]
+        saves = [(record["step"], record["reason"]) for record in saves]
         self.assertEqual((saves[0], saves[-1]), ((1, "control"), (saved_step(saved), "signal")))
         self.assertEqual(self.records(job, 1)[-1]["type"], "end")
         return saved
