@@ -1,17 +1,20 @@
 """Runs one attempt as spec.json asks, and leaves result.json whatever happens."""
 
 import argparse
+import dataclasses
 import logging
+import os
 import sys
 import time
 import traceback
 
-from hone_trainer import CONTRACT, environment
+from hone_trainer import CONTRACT, environment, ranks
 from hone_trainer import spec as specs
 from hone_trainer.contract import Controls, Exit, MetricsWriter, Paths, shortened, write_result
 from hone_trainer.data.files import channel_files
 from hone_trainer.data.prepare import channel_names
 from hone_trainer.errors import Stopped, exit_code, retryable
+from hone_trainer.group import Abandoned, Group, NoMetrics
 from hone_trainer.model import check_model_dir
 from hone_trainer.progress import Progress
 
@@ -32,18 +35,28 @@ class Attempt:
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
-        self.controls = Controls(paths.control)
-        self.metrics: MetricsWriter | None = None
+        self.group = Group()
+        # What is asked of the attempt is asked of rank 0.
+        self.controls = Controls(self.group.folder / "control" if self.group.rank else paths.control)
+        self.metrics: MetricsWriter | NoMetrics | None = None
         self.spec = None
         self.session = None
+        # What the ranks said, where there are several and this process only started them.
+        self.word: dict | None = None
         self._started = time.monotonic()
 
     def run(self) -> None:
         """Cheap checks first: a bad spec or an absent input fails before any import."""
-        self.controls.install()
-        self.metrics = MetricsWriter(self.paths.metrics, self.paths.attempt)
+        self.group.install(self.controls)
+        if self.group.rank:
+            self.metrics = NoMetrics()
+            # Reports are rank 0's too; what this one writes goes with its folder.
+            self.paths = dataclasses.replace(self.paths, metrics=self.group.folder / f"metrics-{self.group.rank}")
+            self.paths.metrics.mkdir()
+        else:
+            self.metrics = MetricsWriter(self.paths.metrics, self.paths.attempt)
         spec = self.spec = specs.load(self.paths.spec)
-        environment.configure_logging(spec.log_level)
+        environment.configure_logging(spec.log_level, self.group.rank)
         check_model_dir(self.paths.model)
         resumed = Progress.load(self.paths.resume) if self.paths.resume else None
         if resumed is not None:
@@ -51,14 +64,31 @@ class Attempt:
         for name in channel_names(spec):
             channel_files(self.paths.data, name)
         self._stop_if_asked()
+        if environment.processes() > 1 and self.group.folder is None:
+            self._run_ranks(environment.processes())
+            return
 
         environment.quieten_transformers()
         from hone_trainer import train
         from hone_trainer.session import Session
 
-        self.session = Session(spec, self.paths, self.metrics, self.controls)
+        self.group.join()
+        self.session = Session(spec, self.paths, self.metrics, self.controls, self.group)
         self._stop_if_asked()
         train.run(self.session, resumed)
+        self.group.leave()
+
+    def _run_ranks(self, count: int) -> None:
+        # One writer at a time: rank 0 goes on with the file, and it is taken up again for the last record.
+        self.metrics.close()
+        self.metrics = None
+        log.info("training with %d processes", count)
+        try:
+            self.word = ranks.run(count, self.controls)
+        finally:
+            self.metrics = MetricsWriter(self.paths.metrics, self.paths.attempt)
+        if self.word["status"] != "completed":
+            log.error("%s", self.word["reason"])
 
     def _stop_if_asked(self) -> None:
         source = self.controls.stop_requested()
@@ -67,21 +97,22 @@ class Attempt:
 
     def finish(self, error: BaseException | None) -> Exit:
         """Writes the last records and result.json; gives the exit code."""
-        code = Exit.COMPLETED if error is None else exit_code(error)
-        status = "completed" if error is None else "interrupted" if isinstance(error, Stopped) else "failed"
-        reason = "finished as specified" if error is None else str(error) or type(error).__name__
-        reason = shortened(self._shape_that_failed(code) + reason, MESSAGE_BYTES)
-        word = {"status": status, "code": int(code), "reason": reason, "retryable": retryable(code)}
+        word = _word(error) if self.word is None else {**_nothing_known(), **self.word}
+        code = Exit(word["code"])
+        if self.word is None:
+            word["reason"] = shortened(self._shape_that_failed(code) + word["reason"], MESSAGE_BYTES)
         word |= {"wall_s": round(time.monotonic() - self._started, 3)}
-        word["error"] = _describe(error) if status == "failed" else None
+        if self.group.folder is not None:
+            word |= {"ended": time.time(), "abandoned": isinstance(error, Abandoned)}
         try:
             try:
-                self._leave(word | self._memory(code) | self._progress())
+                known = {} if self.word is not None else self._memory(code) | self._progress()
+                self._leave(word | known)
             except (OSError, MemoryError):
                 raise
             except Exception:  # whatever the counters hold, the word itself is owed
                 log.exception("the result is cut down to its essentials")
-                write_result(self.paths, word | _nothing_known())
+                self._write(word | _nothing_known())
         except (OSError, MemoryError) as failure:
             log.error("cannot write the result: %s", failure)
             return Exit.CANNOT_WRITE if code == Exit.COMPLETED else code
@@ -108,9 +139,16 @@ class Attempt:
 
     def _leave(self, result: dict) -> None:
         if self.metrics is not None:
-            self.metrics.write("end", result["step"], status=result["status"], reason=result["reason"])
+            if self.group.folder is None:
+                self.metrics.write("end", result["step"], status=result["status"], reason=result["reason"])
             self.metrics.close()
-        write_result(self.paths, result)
+        self._write(result)
+
+    def _write(self, result: dict) -> None:
+        if self.group.folder is None:
+            write_result(self.paths, result)
+        else:
+            ranks.leave_word(self.group.folder, self.group.rank, result)
 
     def _progress(self) -> dict:
         session = self.session
@@ -140,9 +178,16 @@ def _nothing_known() -> dict:
     return {"step": 0, "tokens_seen": 0, "metrics": {}, **empty}
 
 
-def _describe(error: BaseException | None) -> dict | None:
-    if error is None:
-        return None
+def _word(error: BaseException | None) -> dict:
+    code = Exit.COMPLETED if error is None else exit_code(error)
+    status = "completed" if error is None else "interrupted" if isinstance(error, Stopped) else "failed"
+    reason = "finished as specified" if error is None else str(error) or type(error).__name__
+    reason = shortened(reason, MESSAGE_BYTES)
+    word = {"status": status, "code": int(code), "reason": reason, "retryable": retryable(code)}
+    return word | {"error": _describe(error) if status == "failed" else None}
+
+
+def _describe(error: BaseException) -> dict:
     message = shortened(str(error), MESSAGE_BYTES)
     # The end of a trace names the failure; the beginning is this file.
     trace = shortened("".join(traceback.format_exception(error)), TRACE_BYTES, keep_end=True)
@@ -162,20 +207,33 @@ def main() -> int:
     except ValueError as error:
         log.error("HONE_ATTEMPT or HONE_GRACE_SECONDS: %s", error)
         return Exit.USAGE
-    environment.prepare(paths)
+    try:
+        environment.prepare(paths)
+    except ValueError as error:
+        log.error("HONE_PROCESSES or HONE_GPU_COUNT: %s", error)
+        return Exit.USAGE
     attempt = Attempt(paths)
     try:
         attempt.run()
         failure = None
     except BaseException as error:  # the last word is owed for every ending
+        attempt.group.deaf()
         failure = error
-        if isinstance(error, Stopped):
+        if isinstance(error, (Stopped, Abandoned)):
             log.info("%s", error)
         elif exit_code(error) == Exit.INTERNAL:
             log.exception("the attempt failed")
         else:
             log.error("%s", error)
-    return attempt.finish(failure)
+    code = attempt.finish(failure)
+    if attempt.group.rank and isinstance(failure, Stopped):
+        # All ranks stop at one step. Were this a failure, rank 0 would be ended in the middle of its last records.
+        code = Exit.COMPLETED
+    if attempt.group.folder is not None and failure is not None:
+        # Not the usual way out: it may wait for ranks that have gone.
+        logging.shutdown()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -49,13 +49,19 @@ def prepare(paths: Paths) -> None:
         os.environ["OMP_NUM_THREADS"] = str(_threads(paths.resume))
     # The tokenizer's threads; by itself it would count the machine's CPUs.
     os.environ.setdefault("RAYON_NUM_THREADS", str(allowed_cpus()))
-    # One process drives one GPU; more would silently change the batch.
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    if processes() == 1:
+        # One process drives one GPU; more would silently change the batch.
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+
+
+def processes() -> int:
+    """How many train together: one for each GPU of the attempt, unless HONE_PROCESSES says otherwise."""
+    return max(1, int(os.environ.get("HONE_PROCESSES") or os.environ.get("HONE_GPU_COUNT") or "1"))
 
 
 def _threads(resume: Path | None) -> int:
-    """The checkpoint's thread count: with another, sums round differently."""
-    return (threads_of(resume) if resume else None) or allowed_cpus()
+    """Of each process. The checkpoint's thread count: with another, sums round differently."""
+    return (threads_of(resume) if resume else None) or max(1, allowed_cpus() // processes())
 
 
 def allowed_cpus() -> int:
@@ -80,11 +86,13 @@ def writable(path: Path) -> Path | None:
     return path if os.access(path, os.W_OK | os.X_OK) else None
 
 
-def configure_logging(level: str) -> None:
-    """`LEVEL logger: message` on stderr; the libraries at warning unless debug."""
-    logging.basicConfig(
-        stream=sys.stderr, level=level.upper(), format="%(levelname)s %(name)s: %(message)s", force=True
-    )
+def configure_logging(level: str, rank: int = 0) -> None:
+    """`LEVEL logger: message` on stderr; the libraries at warning unless debug. Other ranks tell errors alone."""
+    if rank:
+        level = "error"
+    whose = f" [rank {rank}]" if rank else ""
+    layout = f"%(levelname)s %(name)s{whose}: %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=level.upper(), format=layout, force=True)
     logging.captureWarnings(True)
     if level != "debug":
         # Notes from the libraries to their callers; users can do nothing about them.

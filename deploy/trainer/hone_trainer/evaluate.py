@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from hone_trainer.batches import collate
+from hone_trainer.group import Group
 from hone_trainer.loss import Head, Targets
 from hone_trainer.render import Example
 
@@ -21,6 +22,11 @@ class Score:
     correct: int = 0
     bytes: int = 0
     rows: int = 0
+
+    def over(self, group: Group) -> "Score":
+        """The sums over all ranks."""
+        nll_sum, *counts = group.total([self.nll_sum, self.tokens, self.correct, self.bytes, self.rows])
+        return Score(nll_sum, *map(int, counts))
 
     def loss(self) -> float:
         """Mean negative log-likelihood per token, in nats."""
@@ -56,22 +62,26 @@ def evaluate(
     batch: int,
     autocast: Callable[[], contextlib.AbstractContextManager],
     interrupted: Callable[[], bool],
+    group: Group | None = None,
 ) -> Score | None:
-    """Scores a model on examples; None if it was interrupted between batches.
+    """Scores a model on examples, each rank every so many batches; None if it was interrupted between batches.
 
     Runs in evaluation mode and draws no random number: training that goes on
     afterwards is the same as without it.
     """
-    device = next(model.parameters()).device
+    device, group = next(model.parameters()).device, group or Group()
     score = Score()
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            for start in range(0, len(examples), batch):
+            for start in range(0, len(examples), batch * group.size):
                 if interrupted():
                     return None
-                rows = examples[start : start + batch]
+                own = start + batch * group.rank
+                rows = examples[own : own + batch]
+                if not rows:
+                    continue
                 inputs = {name: tensor.to(device) for name, tensor in collate(rows, pad).items()}
                 targets = Targets.of(inputs.pop("labels"))
                 with autocast():
@@ -83,5 +93,4 @@ def evaluate(
                 score.rows += len(rows)
     finally:
         model.train(was_training)
-    return score
-
+    return score.over(group)

@@ -78,7 +78,7 @@ def as_on_disk(model, directory: Path) -> dict[str, torch.Tensor]:
 def _load(directory: Path, spec: Spec, dtype: torch.dtype):
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
     options = {"dtype": dtype, "attn_implementation": "sdpa"}
     if spec.method.quant:
         options["quantization_config"] = quantise.settings(spec.method.quant, dtype)

@@ -12,13 +12,14 @@ import time
 from collections.abc import Sequence
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from hone_trainer import peaks, random_state
-from hone_trainer.batches import EpochLoader
+from hone_trainer.batches import EpochBatches, EpochLoader
 from hone_trainer.errors import NotFinite
 from hone_trainer.gradients import Watch
 from hone_trainer.grace import Pace
+from hone_trainer.group import share
 from hone_trainer.intervals import Intervals
 from hone_trainer.loss import Targets
 from hone_trainer.optimizers import trainer_name
@@ -32,14 +33,15 @@ log = logging.getLogger(__name__)
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
-def arguments(train: Train, precision: str, max_steps: int, output: str) -> TrainingArguments:
+def arguments(train: Train, precision: str, max_steps: int, output: str, ranks: int = 1) -> TrainingArguments:
     """Our settings as the Trainer's, with everything else that it does turned off."""
+    micro_batch, accumulation = share(train.micro_batch, train.accumulation, ranks)
     warmup = train.warmup if train.warmup >= 1 else math.ceil(train.warmup * max_steps)
     return TrainingArguments(
         output_dir=output,
         max_steps=max_steps,
-        per_device_train_batch_size=train.micro_batch,
-        gradient_accumulation_steps=train.accumulation,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=accumulation,
         learning_rate=train.lr,
         weight_decay=train.weight_decay,
         adam_beta1=train.betas[0],
@@ -62,6 +64,9 @@ def arguments(train: Train, precision: str, max_steps: int, output: str) -> Trai
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         average_tokens_across_devices=False,
+        # A tensor that gets no gradient is Watch's to name. It also keeps sums in one order from the first update on.
+        ddp_find_unused_parameters=True,
+        ddp_broadcast_buffers=False,
     )
 
 
@@ -90,12 +95,15 @@ class Loop(Trainer):
 
     def __init__(self, session: Session, examples: Sequence[Example], precision: str, max_steps: int) -> None:
         train = session.spec.train
-        args = arguments(train, precision, max_steps, str(session.paths.output))
+        args = arguments(train, precision, max_steps, str(session.paths.output), session.group.size)
         super().__init__(model=session.model, args=args, processing_class=session.tokenizer)
         if precision == "fp16" and not torch.cuda.is_available():
             # Asked for fp16 on a CPU, the library would calculate in fp32 and say nothing.
             self.accelerator.native_amp = True
             self.accelerator.scaler = torch.amp.GradScaler("cpu")
+        if session.group.rank:
+            # Each rank drops other parts of its own rows; all else that is drawn was drawn by now.
+            set_seed(train.seed + session.group.rank)
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
         self._session = session
@@ -120,8 +128,10 @@ class Loop(Trainer):
     def get_train_dataloader(self) -> EpochLoader:
         """Our own loader: its order depends on seed and epoch alone."""
         self._session.meter.resume()
-        seed, pad = self._session.spec.train.seed, self._session.tokenizer.pad_token_id
-        return EpochLoader(self._examples, self._session.spec.train.micro_batch, seed, pad, flat(self._session.model))
+        session, train = self._session, self._session.spec.train
+        parts = train.accumulation, session.group.rank, session.group.size
+        batches = EpochBatches(len(self._examples), train.micro_batch, train.seed, *parts)
+        return EpochLoader(self._examples, batches, session.tokenizer.pad_token_id, flat(session.model))
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device) -> tuple:
         """The micro-batches of an update; what they are waited for is measured."""
@@ -139,25 +149,36 @@ class Loop(Trainer):
         return loss
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
-        return sum((batch["labels"][:, 1:] != IGNORED).sum() for batch in batch_samples).to(device)
+        own = sum((batch["labels"][:, 1:] != IGNORED).sum() for batch in batch_samples)
+        return torch.tensor(int(self._session.group.total([int(own)])[0]), device=device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The micro-batch's part of the update's loss, weighted by its tokens."""
         self._stop_between()
         self._pace.begin()
+        session = self._session
         tokens, samples = counted(inputs)
         labels = inputs.pop("labels")
         targets = Targets.of(labels)
-        nll = self._session.head.nll(model, inputs, targets)
-        self._session.meter.add(nll.detach(), len(targets), tokens, samples)
-        return nll / num_items_in_batch.clamp(min=1)
+        nll = session.head.nll(model, inputs, targets)
+        session.meter.add(nll.detach(), len(targets), tokens, samples)
+        # The mean of the ranks' gradients is taken, and their sum is wanted.
+        return nll * session.group.size / num_items_in_batch.clamp(min=1)
+
+    def _too_late(self) -> str | None:
+        """Who asked for a stop that the rest of this update would not keep to."""
+        session = self._session
+        source = session.controls.stop_requested()
+        missing = self.current_gradient_accumulation_steps - self._pace.begun
+        if source and session.grace.allows(self._pace.seconds_for(missing) + session.save_seconds):
+            return None
+        return source
 
     def _stop_between(self) -> None:
         """Gives up an update that a stop leaves no time for; what came before it is saved."""
         session = self._session
-        source = session.controls.stop_requested()
-        missing = self.current_gradient_accumulation_steps - self._pace.begun
-        if not source or session.grace.allows(self._pace.seconds_for(missing) + session.save_seconds):
+        source = session.group.first(self._too_late)
+        if not source:
             return
         self.model.zero_grad(set_to_none=True)
         self._session.meter.discard()
@@ -179,14 +200,13 @@ class Loop(Trainer):
         self._finish_update(learning_rate)
         session, last = self._session, step >= self.state.max_steps
         session.progress.step, session.progress.epoch = step, float(self.state.epoch or 0.0)
-        stop = session.controls.stop_requested()
-        reason = self._reason_to_save(last, stop)
+        stop, reason = session.group.first(lambda: self._wishes(last))
         if reason or step % session.spec.train.log_every == 0:
             self._record(grad_norm, learning_rate)
         if not last and not stop and session.evaluates_at(step):
             session.evaluate_tuned()
             self._watch.rearm()
-            stop = session.controls.stop_requested()
+            stop = session.stop_asked()
             reason = reason or stop
         if reason:
             if self._session.meter.has_steps():
@@ -210,15 +230,17 @@ class Loop(Trainer):
         session.progress.skipped_steps += skipped
         self._watch.after_update(learning_rate or 0.0, skipped)
 
-    def _reason_to_save(self, last: bool, stop: str | None) -> str | None:
-        asked = self._session.controls.take_checkpoint_request()
+    def _wishes(self, last: bool) -> tuple[str | None, str | None]:
+        """Who asked for a stop, and the reason to save, where there is one."""
+        controls = self._session.controls
+        stop, asked = controls.stop_requested(), controls.take_checkpoint_request()
         if last:
-            return "final"
+            return stop, "final"
         due = self._intervals.due(self.state.global_step, self.state.epoch or 0.0, self._session.save_seconds)
-        return stop or asked or ("periodic" if due else None)
+        return stop, stop or asked or ("periodic" if due else None)
 
     def _record(self, grad_norm, learning_rate: float | None) -> None:
-        sums = self._session.meter.drain()
+        sums = self._session.meter.drain(self._session.group.total)
         progress = self._session.progress
         progress.tokens_seen += sums.pop("tokens")
         progress.samples_seen += sums.pop("samples")
@@ -246,4 +268,5 @@ class Loop(Trainer):
         self._save_optimizer_and_scheduler(directory)
         self._save_scaler(directory)
         self._save_rng_state(directory)
-        self.state.save_to_json(f"{directory}/trainer_state.json")
+        if self._session.group.rank == 0:
+            self.state.save_to_json(f"{directory}/trainer_state.json")

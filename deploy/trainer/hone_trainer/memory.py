@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from hone_trainer.batches import collate, longest
+from hone_trainer.group import share
 from hone_trainer.loss import Targets
 from hone_trainer.packing import counted, flat
 from hone_trainer.peaks import Peak, so_far
@@ -30,7 +31,7 @@ def probe(session: Session, examples: Sequence[Example]) -> None:
     first steps is higher by that. Weights and random state stay as they were.
     """
     model, spec = session.model, session.spec.train
-    rows = longest(examples, spec.micro_batch)
+    rows = longest(examples, share(spec.micro_batch, spec.accumulation, session.group.size)[0])
     device = next(model.parameters()).device
     with Peak() as peak, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         batch = collate(rows, session.tokenizer.pad_token_id, flat(model))

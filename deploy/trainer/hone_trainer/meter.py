@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -63,12 +63,12 @@ class Meter:
         """Whether steps were taken since the last record."""
         return self._steps > 0
 
-    def drain(self) -> dict[str, float]:
-        """The sums since the last call, as values; starts anew."""
+    def drain(self, total: Callable[[list[float]], list[float]] = lambda sums: sums) -> dict[str, float]:
+        """The sums since the last call, as values, after `total` has added those of other ranks; starts anew."""
         running = self._since is not None
         self.pause()
-        nll, loss_tokens, tokens, samples = self._sums
-        nll, loss_tokens, tokens = float(nll), int(loss_tokens), int(tokens)
+        nll, *counts = total([float(value) for value in self._sums])
+        loss_tokens, tokens, samples = map(int, counts)
         values = {
             "loss": nll / loss_tokens if loss_tokens else math.nan,
             "loss_tokens": loss_tokens,

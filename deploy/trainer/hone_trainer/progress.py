@@ -25,6 +25,7 @@ class Progress:
     train_seconds: float = 0.0
     skipped_steps: int = 0
     threads: int = 0
+    ranks: int = 1
     precision: str = ""
     torch: str = ""
     base: dict | None = None

@@ -14,6 +14,7 @@ from hone_trainer.errors import Stopped, writing_to
 from hone_trainer.evaluate import Score, evaluate
 from hone_trainer.facts import facts
 from hone_trainer.grace import Grace
+from hone_trainer.group import Group, NoMetrics
 from hone_trainer.loading import as_on_disk
 from hone_trainer.loss import Head
 from hone_trainer.meter import PARTS, Meter
@@ -30,8 +31,16 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Session:
     """What the loop, the evaluation and the export share."""
 
-    def __init__(self, spec: Spec, paths: Paths, metrics: MetricsWriter, controls: Controls) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        paths: Paths,
+        metrics: MetricsWriter | NoMetrics,
+        controls: Controls,
+        group: Group | None = None,
+    ) -> None:
         self.spec = spec
+        self.group = group or Group()
         self.paths = paths
         self.metrics = metrics
         self.controls = controls
@@ -76,8 +85,12 @@ class Session:
         self.metrics.write("phase", self.progress.step, name=name, state="end", duration_s=seconds)
         log.info("%s took %.1f s", name, seconds)
 
+    def stop_asked(self) -> str | None:
+        """Who asked for a stop, if anyone did; the same on all ranks, which must all ask here."""
+        return self.group.first(self.controls.stop_requested)
+
     def stop_if_asked(self) -> None:
-        """Ends the attempt if a stop was asked for."""
+        """Ends the attempt if a stop was asked for. Where a rank does so alone, its launcher ends the others."""
         source = self.controls.stop_requested()
         if source:
             raise self.stopped(source)
@@ -89,6 +102,7 @@ class Session:
     def notice(self, level: str, code: str, message: str, **fields: object) -> None:
         """Something that the user should know, in the metrics and in the log."""
         self.metrics.write("notice", self.progress.step, level=level, code=code, message=message, **fields)
+        # Ranks but the first have their logs at error.
         log.log(logging.WARNING if level == "warning" else logging.INFO, "%s: %s", code, message)
 
     def record(self, split: str, values: dict, **fields: object) -> None:
@@ -119,7 +133,8 @@ class Session:
                 pad=self.tokenizer.pad_token_id,
                 batch=self.spec.train.micro_batch,
                 autocast=self.autocast,
-                interrupted=lambda: self.controls.stop_requested() is not None,
+                interrupted=lambda: self.stop_asked() is not None,
+                group=self.group,
             )
         if self.spec.method.quant:
             require_trainable(self.model)
@@ -141,8 +156,7 @@ class Session:
         with self.phase("eval"):
             score = self.score(base=True)
         if score is None:
-            self.stop_if_asked()
-            return
+            raise self.stopped(self.stop_asked() or "unknown")
         self.progress.base = score.as_dict()
         self.record("eval_base", score.values(), model="base")
 
@@ -163,7 +177,7 @@ class Session:
 
     def save_in_time(self, reason: str, save_state: Callable[[str], None]) -> None:
         """Saves, unless a stop leaves less time than the save before took."""
-        if self.grace.allows(self.save_seconds):
+        if self.group.first(lambda: self.grace.allows(self.save_seconds)):
             self.save_checkpoint(reason, save_state)
             return
         left = self.grace.left()
@@ -174,24 +188,38 @@ class Session:
         """Saves everything that a continuation needs, then says so."""
         started = time.monotonic()
         stage = CheckpointStage(self.paths.output, self.progress.step, self.paths.attempt)
-        with self.phase("save"), writing_to(self.paths.output), stage:
-            self.save_weights(stage.path)
-            save_state(str(stage.path))
-            self.progress.save(stage.path)
-            final = stage.commit(**self.manifest_facts())
-        self.last_checkpoint, self.saved_step = str(final), self.progress.step
+        with self.phase("save"), writing_to(self.paths.output):
+            if self.group.rank == 0:
+                self._save_first(stage, save_state)
+            else:
+                self.group.wait()
+                save_state(str(stage.path))
+                self.group.wait()
+            # Only now is it there.
+            self.group.wait()
+        self.last_checkpoint, self.saved_step = str(stage.final), self.progress.step
         self.save_seconds = time.monotonic() - started
         self.metrics.write(
             "checkpoint",
             self.progress.step,
-            path=str(final),
+            path=str(stage.final),
             kind=self.kind,
             bytes=stage.bytes,
             reason=reason,
             duration_s=self.save_seconds,
-            manifest=str(final / MANIFEST),
+            manifest=str(stage.final / MANIFEST),
         )
         self.metrics.sync()
+
+    def _save_first(self, stage: CheckpointStage, save_state: Callable[[str], None]) -> None:
+        """Rank 0's part of a save. The others add their random states; the manifest, which names all, comes last."""
+        with stage:
+            self.group.wait()
+            self.save_weights(stage.path)
+            save_state(str(stage.path))
+            self.progress.save(stage.path)
+            self.group.wait()
+            stage.commit(**self.manifest_facts())
 
     def save_weights(self, directory: Path) -> None:
         """Weights (or the adapter) and the tokenizer, under Hugging Face's names."""
@@ -209,7 +237,7 @@ class Session:
             "kind": self.kind,
             "job": self.spec.job_id,
             "project": self.spec.project,
-            "world_size": 1,
+            "world_size": self.group.size,
             "model": self.spec.model_name,
             "model_digest": self.spec.model_digest,
             "spec_digest": self.spec.digest,

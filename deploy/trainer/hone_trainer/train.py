@@ -30,7 +30,7 @@ def run(session: Session, resumed: Progress | None) -> None:
 
     spec, paths = session.spec, session.paths
     session.precision = resolve_precision(spec.train.precision)
-    with session.phase("load_data"):
+    with session.phase("load_data"), session.group.one_before_all():
         data = _examples(session)
     examples = packed(data.train, spec.train) if spec.train.packing else data.train
     data_digest = examples.digest()
@@ -54,7 +54,7 @@ def run(session: Session, resumed: Progress | None) -> None:
     progress.lineage, progress.data_digest = spec.lineage(), data_digest
     progress.max_steps = max_steps(spec, len(examples))
     progress.threads, progress.precision = torch.get_num_threads(), session.precision
-    progress.torch = torch.__version__
+    progress.torch, progress.ranks = torch.__version__, session.group.size
     _announce(session, resumed)
 
     if session.held_out and spec.evaluate_base and progress.base is None:
@@ -63,7 +63,7 @@ def run(session: Session, resumed: Progress | None) -> None:
     if session.held_out:
         session.evaluate_tuned()
     session.stop_if_asked()
-    if spec.export:
+    if spec.export and session.group.rank == 0:
         with session.phase("export"), writing_to(paths.output):
             session.package = str(export(session, data.channels, data.split, len(data.train)))
 
@@ -128,6 +128,7 @@ def _notice_changes(session: Session) -> None:
 
     before = session.progress
     now = {"threads": torch.get_num_threads(), "precision": session.precision, "torch": torch.__version__}
+    now["ranks"] = session.group.size
     for name, value in now.items():
         if getattr(before, name) != value:
             was = getattr(before, name)
@@ -144,13 +145,13 @@ def _announce(session: Session, resumed: Progress | None) -> None:
         progress.step,
         max_steps=progress.max_steps,
         epochs=train.epochs,
-        world_size=1,
+        world_size=session.group.size,
         resumed_from_step=progress.step if resumed else None,
         trainable_params=trainable,
         total_params=total,
         precision=session.precision,
         threads=progress.threads,
-        device=torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         versions=session.versions,
     )
     log.info("%d of %d parameters are trained for %d steps", trainable, total, progress.max_steps)
@@ -169,6 +170,9 @@ def _train(session: Session, data: Prepared, examples: Rows | Packs, resumed: Pr
         else:
             probe(session, examples)
             stores, choice = [data.train.store, data.held_out.store], session.spec.data.preload
+            if session.group.size > 1 and choice == "auto":
+                # Mapped files are in memory once; each rank would hold its own copy.
+                choice = "none"
             with preloaded(stores, choice, to_come(session.model), session.notice):
                 loop.train(resume_from_checkpoint=source)
     if progress.step < progress.max_steps:
