@@ -52,7 +52,8 @@ def count_base(metrics: str, attempt: str) -> None:
     print(sum(record.get("split") == "eval_base" for record in mine))
 
 
-def print_losses(metrics: str) -> None:
+def losses_of(metrics: str) -> dict[tuple, tuple]:
+    """Loss and tokens of each step and split, as the last attempt to reach it tells."""
     losses = {}
     for record in records(metrics):
         if record.get("split") in ("train", "eval"):
@@ -61,7 +62,11 @@ def print_losses(metrics: str) -> None:
                 values.get("loss", values.get("eval_loss")),
                 values.get("tokens_seen"),
             )
-    for key, values in sorted(losses.items()):
+    return losses
+
+
+def print_losses(metrics: str) -> None:
+    for key, values in sorted(losses_of(metrics).items()):
         print(*key, *values)
 
 

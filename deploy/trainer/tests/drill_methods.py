@@ -7,6 +7,7 @@ libraries loaded, so that they are read once and not once for each attempt. For 
 afterwards (`loaded.py`), each method's folder gets the trainer's own logits.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -17,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-import bitsandbytes  # noqa: F401  (read before the forks, as the next two)
+import bitsandbytes  # noqa: F401  (loaded before the forks, as peft and hone_trainer.train)
 import peft  # noqa: F401
 import torch
-from check import print_losses
+from check import losses_of
 from safetensors.torch import load_file, save_file
 
 import hone_trainer.train  # noqa: F401
@@ -105,9 +106,10 @@ def attempt(work: Path, name: str, method: str, number: int, resume: str = "", d
     shutil.copy(work / "task.jsonl", job / "data/train")
     (job / "spec.json").write_text(json.dumps(spec(method)))
     folders = {f"HONE_{folder.upper()}_DIR": str(job / folder) for folder in ("output", "metrics", "control", "cache")}
-    os.environ |= folders | {"HONE_SPEC": f"{job}/spec.json", "HONE_DATA_DIR": f"{job}/data", "HONE_ATTEMPT": str(number)}
-    os.environ |= {"HONE_MODEL_DIR": f"{work}/model", "HONE_RESUME_FROM": f"{job}/output/{resume}" if resume else ""}
-    writer = mock.patch.object(trainer, "MetricsWriter", Killed) if die else mock.patch.dict({})
+    os.environ |= folders | {"HONE_SPEC": f"{job}/spec.json", "HONE_DATA_DIR": f"{job}/data"}
+    os.environ |= {"HONE_MODEL_DIR": f"{work}/model", "HONE_ATTEMPT": str(number)}
+    os.environ["HONE_RESUME_FROM"] = f"{job}/output/{resume}" if resume else ""
+    writer = mock.patch.object(trainer, "MetricsWriter", Killed) if die else contextlib.nullcontext()
     with mock.patch.object(trainer, "Attempt", Shown), mock.patch.object(sys, "argv", ["hone_trainer"]), writer:
         sys.exit(trainer.main())
 
@@ -132,6 +134,9 @@ def require_same(work: Path, method: str) -> None:
     word = json.loads((killed / "metrics/result.json").read_text())
     if not word["metrics"]["eval_loss"] < word["metrics"]["base_eval_loss"]:
         sys.exit(f"{method}: the loss did not fall: {word['metrics']}")
+    expected, found = (losses_of(str(job / "metrics")) for job in (whole, killed))
+    if expected != found or len(expected) < STEPS:
+        sys.exit(f"{method}: killed and continued, the losses are {found} and not {expected}")
     for name in ("output/package/adapter_model.safetensors", "output/package/model.safetensors", "logits.safetensors"):
         if not (whole / name).exists():
             continue

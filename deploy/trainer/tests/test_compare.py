@@ -61,7 +61,8 @@ class Runs(Training):
         self.assertEqual(found["checkpoint_bytes"], sum(path.stat().st_size for path in files))
 
     def test_the_loss_in_chunks_takes_less_and_is_the_same(self) -> None:
-        command = [sys.executable, "-m", "hone_trainer.compare_loss", "--json", "--vocabulary", "32000", "--hidden", "64"]
+        command = [sys.executable, "-m", "hone_trainer.compare_loss", "--json"]
+        command += ["--vocabulary", "32000", "--hidden", "64"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path("/"))
         self.assertEqual(done.returncode, 0, done.stderr)
         plain, chunked = json.loads(done.stdout)["ways"]

@@ -88,8 +88,9 @@ class Ending(unittest.TestCase):
         self.attempt.spec = SPEC
         self.session.probed = {"host_mem_peak_bytes": 7_000_000, "gpu_mem_peak_bytes": 9_000_000}
         shape = "micro_batch 4, accumulation 2, seq_len 256"
+        on_the_gpu = type("OutOfMemoryError", (RuntimeError,), {})("CUDA: no")
         for error, code, reason, probed in (
-            (type("OutOfMemoryError", (RuntimeError,), {})("CUDA: no"), 80, f"out of GPU memory at {shape}: ", 9_000_000),
+            (on_the_gpu, 80, f"out of GPU memory at {shape}: ", 9_000_000),
             (MemoryError("no"), 81, f"out of memory at {shape}: ", 7_000_000),
         ):
             with self.subTest(code):
