@@ -17,7 +17,7 @@ const USUAL: u64 = 64;
 /// Points of a mebibyte: none is written in fewer than 16 bytes.
 const MOST_POINTS: usize = (1 << 20) / 16;
 /// What a flood of a gigabyte may add to the process.
-const MOST_GROWTH_KIB: u64 = 96 * 1024;
+const MOST_GROWTH_KIB: u64 = 32 * 1024;
 
 /// A file that has the same bytes again and again.
 struct Again {

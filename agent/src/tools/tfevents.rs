@@ -5,6 +5,7 @@
 //! begins. Files are read in the order of the times in their names.
 
 mod event;
+mod taker;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,11 +13,10 @@ use hone_proto::id::Step;
 use serde::{Deserialize, Serialize};
 
 use super::at::ReadAt;
-use super::names::{self, Axis};
-use super::point::{Gather, Point, Source, wall};
+use super::point::Point;
 use crate::trainer::{Dir, EntryKind, FileError, RelPath, WalkBounds};
 
-use event::Scalars;
+use taker::{Evaluated, Taker};
 
 /// What the names of these files contain.
 const NAME_MARK: &str = ".tfevents.";
@@ -34,8 +34,6 @@ const TAIL_LEN: usize = 4;
 const BOUNDS: WalkBounds = WalkBounds { depth: 4, entries: 4096 };
 /// Most files that are followed.
 const MAX_FILES: usize = 512;
-/// Folders whose figures were measured on rows held out.
-const VALIDATION: [&str; 4] = ["validation", "val", "eval", "evaluation"];
 
 /// Where reading goes on. Kept by the caller together with what was read.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -58,13 +56,6 @@ struct FileCursor {
     /// Keras's newest evaluation in it.
     #[serde(default)]
     evaluated: Option<Evaluated>,
-}
-
-/// The step of an evaluation, and the pass that ended with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Evaluated {
-    step: u64,
-    pass: Option<u64>,
 }
 
 /// What one look yields.
@@ -167,7 +158,7 @@ fn look(
             batch.passed += 1;
             passed = length;
         }
-        Record::Torn(_) if taker.open.is_some() && mark.is_worth(grows, read < most) => {
+        Record::Torn(_) if taker.is_open() && mark.is_worth(grows, read < most) => {
             at = mark.go_back(&mut taker, batch);
             batch.held |= read < most;
         }
@@ -178,7 +169,7 @@ fn look(
         }
     }
     taker.finish(&mut batch.points);
-    cursor.evaluated = taker.evaluated;
+    cursor.evaluated = taker.evaluated();
     cursor.offset += at as u64 + passed;
     // What was read up to the bound has more behind it, unless it is one torn record.
     let bounded = read == most && at > 0;
@@ -206,7 +197,7 @@ fn records<'a>(
                     taker.finish(&mut batch.points);
                     mark = Mark::new(at, taker, batch);
                 }
-                taker.take(scalars, batch);
+                taker.take(scalars, &mut batch.points, &mut batch.passes);
             }
             None => batch.malformed += 1,
         }
@@ -226,7 +217,7 @@ struct Mark {
 impl Mark {
     const fn new(at: usize, taker: &Taker, batch: &EventsBatch) -> Self {
         let (points, passes) = (batch.points.len(), batch.passes.len());
-        Self { at, points, passes, malformed: batch.malformed, evaluated: taker.evaluated }
+        Self { at, points, passes, malformed: batch.malformed, evaluated: taker.evaluated() }
     }
 
     /// Whether the rest of the step may come: the file grows, or has more than could be read at once.
@@ -236,8 +227,7 @@ impl Mark {
 
     /// As if nothing had been read after it. Returns the place.
     fn go_back(&self, taker: &mut Taker, batch: &mut EventsBatch) -> usize {
-        taker.open = None;
-        taker.evaluated = self.evaluated;
+        taker.go_back(self.evaluated);
         batch.points.truncate(self.points);
         batch.passes.truncate(self.passes);
         batch.malformed = self.malformed;
@@ -286,94 +276,6 @@ fn little(bytes: &[u8]) -> u64 {
 fn masked(bytes: &[u8]) -> u64 {
     let crc = crc32c::crc32c(bytes);
     u64::from(crc.rotate_right(15).wrapping_add(0xa282_ead8))
-}
-
-/// Puts the events of one step together: tools write one for each figure.
-struct Taker {
-    validation: bool,
-    open: Option<(i64, Axis, Gather)>,
-    evaluated: Option<Evaluated>,
-}
-
-impl Taker {
-    fn new(path: &str, evaluated: Option<Evaluated>) -> Self {
-        let mut above = path.rsplit('/').skip(1);
-        let validation = above.next().is_some_and(|folder| VALIDATION.contains(&folder));
-        Self { validation, open: None, evaluated }
-    }
-
-    fn is_at_another(&self, step: i64) -> bool {
-        self.open.as_ref().is_none_or(|(open, _, _)| *open != step)
-    }
-
-    fn take(&mut self, event: Scalars, batch: &mut EventsBatch) {
-        let points = &mut batch.points;
-        for (tag, value) in event.values {
-            let keras = names::keras_tag(&tag, self.validation);
-            let axis = keras.as_ref().map_or(Axis::Step, |(_, axis)| *axis);
-            if self.validation && keras.is_some() {
-                batch.passes.extend(self.pass(event.step, axis, &tag));
-            }
-            if !matches!(&self.open, Some((step, other, _)) if (*step, *other) == (event.step, axis))
-            {
-                points.extend(self.close());
-            }
-            let (_, _, gather) =
-                self.open.get_or_insert_with(|| (event.step, axis, begin(event.step, axis)));
-            gather.at = wall(event.wall_time).or(gather.at);
-            match keras {
-                Some((name, _)) => gather.put(&name, value),
-                // Of a folder of its own, and not said again in the tag.
-                None if self.validation && !tag.contains('/') && !tag.starts_with("eval_") => {
-                    gather.put(&format!("eval_{tag}"), value);
-                }
-                None => gather.put(&tag, value),
-            }
-        }
-    }
-
-    /// The pass that ended with the newest evaluation, when this tag says which it was. Keras evaluates at the end of a
-    /// pass, tells the figures at the optimizer's step, and then once more at the pass.
-    fn pass(&mut self, count: i64, axis: Axis, tag: &str) -> Option<(u64, Step)> {
-        let count = u64::try_from(count).ok()?;
-        match axis {
-            Axis::Step if tag.starts_with("evaluation_") => {
-                if self.evaluated.is_none_or(|evaluated| evaluated.step != count) {
-                    self.evaluated = Some(Evaluated { step: count, pass: None });
-                }
-                None
-            }
-            Axis::Step => None,
-            Axis::Epoch => {
-                let evaluated = self.evaluated.as_mut()?;
-                let is_first = evaluated.pass.is_none();
-                evaluated.pass = evaluated.pass.or(Some(count));
-                is_first.then_some((count.checked_add(1)?, Step::new(evaluated.step)))
-            }
-        }
-    }
-
-    fn finish(&mut self, points: &mut Vec<Point>) {
-        points.extend(self.close());
-    }
-
-    fn close(&mut self) -> impl Iterator<Item = Point> + use<> {
-        self.open.take().into_iter().flat_map(|(_, _, gather)| gather.finish())
-    }
-}
-
-fn begin(step: i64, axis: Axis) -> Gather {
-    let mut gather = Gather::new(Source::TensorBoard);
-    let count = u64::try_from(step).ok();
-    match axis {
-        Axis::Step => gather.progress.step = count.map(Step::new),
-        // At the end of the pass: the first is 0.
-        Axis::Epoch => {
-            gather.progress.epoch =
-                count.map(|n| crate::observe::text::approximate(n.saturating_add(1)));
-        }
-    }
-    gather
 }
 
 /// Reads a file that is not on a disk.

@@ -5,7 +5,7 @@ use prost::Message as _;
 use super::event::{Event, Summary, Value};
 use super::*;
 use crate::tools::fixtures;
-use crate::tools::point::Split;
+use crate::tools::point::{Source, Split};
 
 fn fixture() -> Vec<u8> {
     fixtures::bytes("hf5-trl-lora/tb/events.out.tfevents.1795451049.vm.11120.0")
