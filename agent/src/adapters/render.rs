@@ -4,6 +4,7 @@
 mod axolotl;
 mod hugging_face;
 mod llamafactory;
+mod saves;
 mod trl;
 
 use std::fmt::Write as _;
@@ -187,6 +188,9 @@ fn told(job: &ToolJob, scene: &Scene, config: &Config) -> String {
     let mut told = format!("{begin} ({})", scene.versions.told());
     for change in config.changes().iter().filter(|_| job.config.is_some()) {
         let _ = write!(told, "; {change}");
+    }
+    if let Some(instead) = saves::told(job) {
+        let _ = write!(told, "; {instead}");
     }
     told
 }

@@ -45,8 +45,7 @@ fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     config.lay("dataset_prepared_path", "/hone/cache/prepared");
     let every = config.get("logging_steps").and_then(Value::as_u64).unwrap_or(1);
     config.lay("logging_steps", every.clamp(1, 10));
-    config.lay("save_strategy", "steps");
-    config.lay("save_steps", job.whole("/checkpoint/every_steps").unwrap_or(100));
+    super::saves::lay(config, job);
     config.drop("saves_per_epoch");
     let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(4);
     config.lay("save_total_limit", kept.max(3));

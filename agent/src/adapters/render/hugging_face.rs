@@ -35,8 +35,7 @@ pub(super) fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     }
     // Its bar gives the step where nothing better does.
     config.lay("disable_tqdm", board);
-    config.lay("save_strategy", "steps");
-    config.lay("save_steps", job.whole("/checkpoint/every_steps").unwrap_or(100));
+    super::saves::lay(config, job);
     let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(LEAST_KEPT);
     config.lay("save_total_limit", kept.max(LEAST_KEPT));
     config.lay("save_only_model", false);
