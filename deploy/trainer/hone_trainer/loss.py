@@ -89,7 +89,7 @@ class Head:
         """Tries its way beside the plain one; what spoke against it, if anything did, else None."""
         if self.way == "plain":
             return "the model has no output layer of its own"
-        row = torch.tensor([list(ids[:TRIAL_TOKENS])], device=next(model.parameters()).device)
+        row = torch.tensor([list(ids[:TRIAL_TOKENS])], dtype=torch.long, device=next(model.parameters()).device)
         targets = Targets.of(row)
         inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
         was_training, way, why = model.training, self.way, None
