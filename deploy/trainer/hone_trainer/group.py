@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Abandoned(BaseException):
-    """The launcher ends this rank because another one has ended; never the cause of anything."""
+    """The launcher ends rank 0 because another one has ended; never the cause of anything."""
 
 
 class NoMetrics:
@@ -119,8 +119,9 @@ class Group:
             return
         _die_with_parent()
         controls.install()
-        # The launcher passes a stop on as SIGINT. Its SIGTERM means that the ranks are being ended.
-        signal.signal(signal.SIGTERM, _abandon)
+        # The launcher passes a stop on as SIGINT. Its SIGTERM means that the ranks are being ended: rank 0 still has
+        # to tell how far things came, and the others just go, even out of a wait that Python has no hand in.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if self.rank else _abandon)
         if self.rank:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         staged = self.folder / f"{self.rank}.pid.tmp"

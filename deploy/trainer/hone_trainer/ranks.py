@@ -68,7 +68,9 @@ def verdict(words: dict[int, dict], endings: dict[int, int]) -> dict:
         causes = {rank: word for rank, word in failed.items() if not word["abandoned"]} or failed
         rank = min(causes, key=lambda rank: causes[rank]["ended"], default=0)
         word = causes.get(rank, {"code": int(Exit.INTERNAL), "reason": "left no word", "error": None})
-        reason = f"rank {rank}: {word['reason']}"
+        # What all ranks find alike is no rank's own failure.
+        alike = word["reason"] == told.get("reason")
+        reason = word["reason"] if alike else f"rank {rank}: {word['reason']}"
         failure = {name: word[name] for name in ("code", "error")}
     return told | failure | {"status": "failed", "reason": reason, "retryable": retryable(Exit(failure["code"]))}
 

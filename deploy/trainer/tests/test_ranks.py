@@ -118,6 +118,11 @@ class Verdicts(unittest.TestCase):
         self.assertEqual(told["error"]["message"], "no memory")
         self.assertNotIn("ended", told)
 
+    def test_what_all_find_alike_is_told_of_none(self) -> None:
+        words = {0: self.word(2.0, "the loss is nan", code=82), 1: self.word(1.0, "the loss is nan", code=82)}
+        told = ranks.verdict(words, {1: 82})
+        self.assertEqual((told["code"], told["reason"]), (82, "the loss is nan"))
+
     def test_a_rank_that_was_ended_is_not_the_cause(self) -> None:
         words = {0: self.word(1.0, "another rank ended", abandoned=True), 1: self.word(2.0, "bad", code=78)}
         told = ranks.verdict(words, {1: 78})
