@@ -2,7 +2,7 @@
 //! in a folder that has its final name from the start, the state file last, and rotation takes them away again with the
 //! state file last. So a folder counts only when every part agrees and nothing in it has changed for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hone_proto::id::Step;
@@ -23,11 +23,14 @@ const MAX_ENTRIES: usize = 10_000;
 /// Hugging Face's own mark of a save that is under way.
 const UNDER_WAY: &str = "checkpoint-is-incomplete.txt";
 /// Weights in one file, by method.
-const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "model.safetensors"];
+const WEIGHTS: [&str; 3] =
+    ["adapter_model.safetensors", "model.safetensors", "pytorch_model_fsdp.bin"];
 /// Weights in several.
 const INDEX: &str = "model.safetensors.index.json";
 /// Largest index.
 const MAX_INDEX: Bytes = Bytes::mib(16);
+/// Largest `latest` of DeepSpeed: the name of a folder.
+const MAX_LATEST: Bytes = Bytes::new(4096);
 
 /// How a tool's checkpoints are judged.
 #[derive(Debug, Clone)]
@@ -160,20 +163,20 @@ fn hugging_face(dir: &Dir, entries: &[Entry], step: Step) -> Result<(), String> 
     if state.global_step != step {
         return Err(format!("{STATE_NAME} is of step {}", state.global_step));
     }
-    weights(dir, &has)?;
-    if !has("scheduler.pt") {
+    let ranks = Ranks::of(entries);
+    if ranks.weights != Some(true) {
+        weights(dir, &has)?;
+    }
+    let deepspeed = deepspeed(dir, entries)?;
+    // DeepSpeed may keep it among its own.
+    if !deepspeed && !has("scheduler.pt") {
         return Err("scheduler.pt is missing: nothing could go on exactly from here".to_owned());
     }
-    let optimizer = has("optimizer.pt")
-        || entries.iter().any(|entry| {
-            let path = entry.path.as_str();
-            path.ends_with("/.metadata") && path.starts_with("optimizer_")
-                || path.starts_with("global_step")
-                || path == "optimizer.bin"
-        });
-    if !optimizer {
+    if !deepspeed && !has("optimizer.pt") && !has("optimizer.bin") && ranks.optimizer != Some(true)
+    {
         return Err("the optimizer's state is missing: it would go on with a fresh one".to_owned());
     }
+    ranks.random_states()?;
     for entry in entries {
         let path = entry.path.as_str();
         if (path.ends_with(".pt") || path.ends_with(".pth")) && !whole_archive(dir, &entry.path)? {
@@ -186,8 +189,59 @@ fn hugging_face(dir: &Dir, entries: &[Entry], step: Step) -> Result<(), String> 
     Ok(())
 }
 
+/// What several ranks write side by side.
+#[derive(Debug, Default)]
+struct Ranks {
+    /// Weights in parts, and whether the file that names them is there: PyTorch writes it last.
+    weights: Option<bool>,
+    /// The same of the optimizer's state.
+    optimizer: Option<bool>,
+    /// Ranks whose random state is there.
+    random: BTreeSet<u32>,
+}
+
+impl Ranks {
+    fn of(entries: &[Entry]) -> Self {
+        let mut ranks = Self::default();
+        for entry in entries.iter().filter(|entry| entry.kind == EntryKind::File) {
+            let path = entry.path.as_str();
+            let named = path.ends_with("/.metadata");
+            if path.starts_with("pytorch_model_fsdp_") {
+                ranks.weights = Some(ranks.weights == Some(true) || named);
+            } else if path.starts_with("optimizer_") {
+                ranks.optimizer = Some(ranks.optimizer == Some(true) || named);
+            }
+            let rank = path.strip_prefix("rng_state_").and_then(|rest| rest.strip_suffix(".pth"));
+            ranks.random.extend(rank.and_then(|rank| rank.parse::<u32>().ok()));
+        }
+        ranks
+    }
+
+    /// How many ranks there are is not known here; that one before the last has written nothing is seen.
+    fn random_states(&self) -> Result<(), String> {
+        let missing = (0..).zip(&self.random).find(|(expected, rank)| expected != *rank);
+        missing.map_or(Ok(()), |(rank, _)| Err(format!("rng_state_{rank}.pth is missing")))
+    }
+}
+
+/// Whether DeepSpeed's own folder holds the training state: the file `latest`, which it writes last, names it.
+fn deepspeed(dir: &Dir, entries: &[Entry]) -> Result<bool, String> {
+    if !entries.iter().any(|entry| entry.path.as_str().starts_with("global_step")) {
+        return Ok(false);
+    }
+    let latest = read(dir, "latest", MAX_LATEST)?;
+    let name = String::from_utf8_lossy(&latest);
+    let within = format!("{}/", name.trim());
+    let holds =
+        |entry: &Entry| entry.kind == EntryKind::File && entry.path.as_str().starts_with(&within);
+    if entries.iter().any(holds) {
+        return Ok(true);
+    }
+    Err(format!("the folder {} that `latest` names is not there", name.trim()))
+}
+
 fn weights(dir: &Dir, has: &impl Fn(&str) -> bool) -> Result<(), String> {
-    if WEIGHTS.iter().any(|name| has(name)) || has("pytorch_model_fsdp_0") {
+    if WEIGHTS.iter().any(|name| has(name)) {
         return Ok(());
     }
     if !has(INDEX) {

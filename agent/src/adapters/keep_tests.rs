@@ -122,6 +122,53 @@ fn whatever_is_missing_or_cut_makes_it_no_checkpoint() {
 }
 
 #[test]
+fn what_several_ranks_write_is_whole_once_the_file_that_names_the_parts_is_there() {
+    let gone = |place: &Path, name: &str| fs::remove_file(place.join(name)).expect("gone");
+    let put = |place: &Path, name: &str| {
+        let path = place.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, "x").expect("written");
+    };
+    // FSDP: parts of weights and optimizer, each with a file that names them.
+    let mut world = World::new();
+    let place = world.save("checkpoint-40");
+    let mut keeper = world.keeper(json!({"kind": "trl"}));
+    gone(&place, "adapter_model.safetensors");
+    gone(&place, "optimizer.pt");
+    for part in ["pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/__0_0.distcp"] {
+        put(&place, part);
+        assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "{part} is not all");
+    }
+    put(&place, "pytorch_model_fsdp_0/.metadata");
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "the optimizer's parts have no names");
+    put(&place, "optimizer_0/.metadata");
+    assert_eq!(world.settle(&mut keeper), [40]);
+
+    // DeepSpeed: `latest` names the folder, and a scheduler of its own is within.
+    let mut world = World::new();
+    let place = world.save("checkpoint-40");
+    let mut keeper = world.keeper(json!({"kind": "axolotl"}));
+    gone(&place, "optimizer.pt");
+    gone(&place, "scheduler.pt");
+    put(&place, "global_step40/states.bin");
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "nothing names it yet");
+    fs::write(place.join("latest"), "global_step41").expect("written");
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "another folder is named");
+    fs::write(place.join("latest"), "global_step40\n").expect("written");
+    assert_eq!(world.settle(&mut keeper), [40]);
+
+    // A rank that is behind.
+    let mut world = World::new();
+    let place = world.save("checkpoint-40");
+    let mut keeper = world.keeper(json!({"kind": "hf"}));
+    let random = fs::read(place.join("optimizer.pt")).expect("there");
+    fs::write(place.join("rng_state_1.pth"), &random).expect("written");
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "rank 0 wrote none");
+    fs::write(place.join("rng_state_0.pth"), &random).expect("written");
+    assert_eq!(world.settle(&mut keeper), [40]);
+}
+
+#[test]
 fn a_custom_checkpoint_is_complete_by_its_marker_or_by_being_still() {
     let mut world = World::new();
     let rule = json!({"path": "ckpt-{step}", "complete": {"marker": "DONE"}});
