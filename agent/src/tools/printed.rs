@@ -2,8 +2,8 @@
 //! is there while they run.
 //!
 //! A figure without its step is worth nothing here, and a wrong step is worse: lines whose step is not certain yield
-//! nothing, and the state file tells them later. What is understood goes by the tool: [`dict`] and [`logs`] the Hugging
-//! Face `Trainer`'s, [`torch`] torchtune's and torchtitan's, [`keras`] Keras's.
+//! nothing, and the state file tells them later. What is understood goes by the tool: `dict` and `logs` the Hugging
+//! Face `Trainer`'s, `torch` torchtune's and torchtitan's, `keras` Keras's.
 
 mod dict;
 mod keras;
