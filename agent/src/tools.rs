@@ -6,8 +6,8 @@
 //! counted or left out, never fatal.
 //!
 //! Figures become [`point::Point`]s under hone's names ([`names`]), ranked by [`point::Source`]: pushed ([`push`]),
-//! TensorBoard ([`tfevents`]), the trainer's state ([`state`]). [`safetensors`] and [`zip_end`] say which files of a save
-//! are whole, [`signs`] what a failure was.
+//! JSON lines ([`lines`]), TensorBoard ([`tfevents`]), the trainer's state ([`state`]), printed ([`printed`]).
+//! [`safetensors`] and [`zip_end`] say which files of a save are whole, [`signs`] and [`elastic`] what a failure was.
 
 mod at;
 pub mod elastic;

@@ -70,6 +70,18 @@ fn pieces_of_a_line_are_joined_and_progress_bars_show_their_last_state() {
 }
 
 #[test]
+fn bars_come_with_their_line_or_with_the_next_when_nothing_is_left_of_it() {
+    let pieces = ["\r  5%|#| 1/20 [", "x]\r          \r\n", "text\r 10%|#| 2/20 [x]\n", "more\n"];
+    let items = whole(on(Output::Stderr, &pieces).as_bytes());
+    let told: Vec<_> = items
+        .iter()
+        .filter_map(|item| if let LogItem::Line(line) = item { Some(line) } else { None })
+        .map(|line| (&line.text[..], line.bars.iter().map(|bar| bar.done).collect::<Vec<_>>()))
+        .collect();
+    assert_eq!(told, [(" 10%|#| 2/20 [x]", vec![1, 2]), ("more", vec![])]);
+}
+
+#[test]
 fn a_traceback_is_one_record_whatever_stdout_says_meanwhile() {
     let trace = [
         "INFO x: before\n",

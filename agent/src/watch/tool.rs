@@ -102,6 +102,8 @@ pub(super) struct ToolReader {
     state_rest: Option<Step>,
     state: TrainerState,
     lines: VecDeque<String>,
+    /// The tool has ended and every checkpoint of its was taken: the last state file is there.
+    all_taken: bool,
     /// The step that this attempt went on from.
     resumed_from: Option<Step>,
 }
@@ -122,6 +124,7 @@ impl ToolReader {
             passes: Passes::default(),
             exact: false,
             better: false,
+            all_taken: false,
             read_state: None,
             state_rest: None,
             state: TrainerState::default(),
@@ -159,7 +162,7 @@ impl ToolReader {
         // Of two for the same place the first is told.
         points.sort_by_key(|point| std::cmp::Reverse(point.source));
         self.better |= points.iter().any(|p| p.step.is_some() && p.source > Source::StateFile);
-        points.extend(self.printed.points(now, self.better, ended));
+        points.extend(self.printed.points(now, self.better, ended && self.all_taken));
         let mut events: Vec<_> =
             points.into_iter().filter_map(|point| self.event(&mut told, point)).collect();
         if !events.is_empty() {
@@ -290,7 +293,9 @@ impl ToolReader {
 
     /// Takes complete checkpoints away from the tool. Returns whether there is nothing left to take.
     pub(super) fn keep(&mut self, ended: bool) -> bool {
-        self.keeper.look(Instant::now(), ended)
+        let all = self.keeper.look(Instant::now(), ended);
+        self.all_taken = ended && all;
+        all
     }
 
     /// What the run came to.

@@ -26,6 +26,7 @@ struct World {
     reader: ToolReader,
     cursor: ToolCursor,
     clock: Instant,
+    ended: bool,
     /// Every figure that was told, with how often.
     told: BTreeMap<(u64, String, String), usize>,
 }
@@ -45,7 +46,7 @@ impl World {
         let pushes = Pushes::new(layout);
         let reader = ToolReader::new(id, &dirs, &pushes, job.clone());
         let (cursor, clock, told) = (ToolCursor::default(), Instant::now(), BTreeMap::new());
-        Self { _dir: dir, dirs, id, pushes, job, reader, cursor, clock, told }
+        Self { _dir: dir, dirs, id, pushes, job, reader, cursor, clock, ended: false, told }
     }
 
     /// The agent begins anew, with what it kept.
@@ -57,7 +58,7 @@ impl World {
 
     fn read(&mut self, after: u64) -> Vec<Metrics> {
         self.clock += Duration::from_secs(after);
-        let batch = self.reader.read(&self.cursor, self.clock, false);
+        let batch = self.reader.read(&self.cursor, self.clock, self.ended);
         self.cursor = batch.cursor;
         let metrics: Vec<_> = batch
             .events
@@ -154,6 +155,19 @@ fn printed_figures_wait_for_better_ones_and_are_told_when_none_come() {
     world.read(1);
     world.restart();
     world.read(1);
+    world.check();
+}
+
+#[test]
+fn at_the_end_of_a_short_run_the_last_state_has_its_say_before_what_was_printed() {
+    let mut world = World::new(json!({"kind": "trl"}));
+    world.ended = true;
+    world.print_the_run();
+    assert_eq!(world.read(0), [], "its last checkpoint is not taken yet");
+    world.save_the_run();
+    let told = world.read(0);
+    assert_eq!(loss(&told, 5), Some(5.399_510_192_871_094), "exact");
+    assert!(told.iter().any(|m| m.get("train_loss").is_some()), "which the state lacks");
     world.check();
 }
 
