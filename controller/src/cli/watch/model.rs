@@ -37,9 +37,16 @@ impl Progress {
                     return None;
                 }
                 let key = (point.split.clone(), point.step);
-                let known = self.points.get(&key);
-                if known.is_some_and(|known| known.attempt >= point.attempt) {
-                    return None;
+                match self.points.get_mut(&key) {
+                    Some(known) if known.attempt > point.attempt => return None,
+                    // What comes twice is no news; a tool's other files may add figures to a step.
+                    Some(known) if known.attempt == point.attempt => {
+                        for (name, value) in point.values {
+                            known.values.entry(name).or_insert(value);
+                        }
+                        return None;
+                    }
+                    _ => {}
                 }
                 self.points.insert(key.clone(), point);
                 self.points.get(&key)
@@ -181,6 +188,19 @@ pub(in crate::cli) mod tests {
         assert!(progress.apply(Update::Point(point(1, 3, 2.0))).is_none());
         assert_eq!(progress.metric("loss"), [(3, 2.0)]);
         assert_eq!(progress.step(), Some(3));
+    }
+
+    #[test]
+    fn figures_that_another_file_of_the_tool_adds_to_a_step_are_kept() {
+        let mut progress = Progress::default();
+        progress.apply(Update::Point(point(1, 3, 2.0)));
+        let mut later = point(1, 3, 9.0);
+        later.values.insert("grad_norm".to_owned(), 0.5);
+        progress.apply(Update::Point(later));
+        assert_eq!(
+            (progress.metric("loss"), progress.metric("grad_norm")),
+            (vec![(3, 2.0)], vec![(3, 0.5)])
+        );
     }
 
     #[test]
