@@ -47,7 +47,7 @@ pub(super) fn job(root: &Node, source: &str, p: &mut Problems<'_>) -> Option<Job
     let train = train(&top, method.as_ref().map(|method| method.kind), p);
     let export = export(&top, method.as_ref().map(|method| method.kind), trainer.as_ref(), p);
     let checkpoint = checkpoint(&top, p);
-    let resources = resources(&top, tool, p);
+    let resources = resources(&top, p);
     let container = container(&top, p);
     let on_disconnect = on_disconnect(&top, p);
     let evaluate = evaluate(&top, p);

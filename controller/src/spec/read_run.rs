@@ -84,11 +84,7 @@ fn command(at: &At<'_>, p: &mut Problems<'_>) -> Vec<String> {
     command
 }
 
-pub(super) fn resources(
-    top: &Section<'_>,
-    tool: Option<TrainerKind>,
-    p: &mut Problems<'_>,
-) -> Resources {
+pub(super) fn resources(top: &Section<'_>, p: &mut Problems<'_>) -> Resources {
     let section = top.section("resources", p);
     let memory = section.size("memory", p).unwrap_or(Bytes::gib(4));
     let shm = section.size("shm", p).unwrap_or(Bytes::mib(256).min(memory));
@@ -97,7 +93,7 @@ pub(super) fn resources(
         p.add(ProblemKind::Conflict, at.here(), what, "raise `resources.memory`, or lower this");
     }
     Resources {
-        gpus: gpus(&section, tool, p),
+        gpus: gpus(&section, p),
         cpu: section.real("cpu", p).map_or(MilliCpu::cores(1), milli),
         memory,
         disk: section.size("disk", p).unwrap_or(Bytes::gib(10)),
@@ -117,14 +113,13 @@ fn milli(cores: f64) -> MilliCpu {
     MilliCpu::new((cores * 1000.0).round() as u32)
 }
 
-fn gpus(resources: &Section<'_>, tool: Option<TrainerKind>, p: &mut Problems<'_>) -> Gpus {
+fn gpus(resources: &Section<'_>, p: &mut Problems<'_>) -> Gpus {
     const NONE: Gpus = Gpus { count: 0, vram: None };
-    let (count_at, count, vram) = match resources.get("gpus") {
+    let (count, vram) = match resources.get("gpus") {
         None => return NONE,
         Some(at) if matches!(at.node.value, Value::Whole(_) | Value::Real(_)) => {
             let short = At { path: "resources.gpus.count".to_owned(), node: at.node };
-            let count = short.whole(p);
-            (Some(short), count, None)
+            (short.whole(p), None)
         }
         Some(at) => {
             let Some(section) = Section::open(&at, p) else { return NONE };
@@ -138,13 +133,10 @@ fn gpus(resources: &Section<'_>, tool: Option<TrainerKind>, p: &mut Problems<'_>
                 let what = "has no meaning without a GPU";
                 p.add(ProblemKind::Conflict, extra.here(), what, "set `count: 1`");
             }
-            (section.get("count"), count, vram)
+            (count, vram)
         }
     };
     let count = count.unwrap_or(0);
-    if let (2.., Some(at), Some(TrainerKind::Hone)) = (count, count_at, tool) {
-        at.not_yet(p, "training one job on several GPUs with hone's own trainer; use 1");
-    }
     Gpus { count: u32::try_from(count).unwrap_or(u32::MAX), vram }
 }
 

@@ -163,7 +163,7 @@ fn rows_of_their_own_are_a_channel_of_their_own() {
 #[test]
 fn demand_and_the_rest_reach_placement() {
     let text = format!(
-        "{MINIMAL}resources: {{gpus: {{vram: 24 GiB}}, cpu: 1.5, memory: 8GiB, disk: 3GB, shm: 1GiB, network: egress,
+        "{MINIMAL}resources: {{gpus: {{count: 2, vram: 24 GiB}}, cpu: 1.5, memory: 8GiB, disk: 3GB, shm: 1GiB, network: egress,
   max_hours: 0.5, max_attempts: 2}}
 container: {{user: image}}
 checkpoint: {{keep: {{last: 3}}}}
@@ -172,7 +172,7 @@ on_disconnect: {{wait: 45m}}
     );
     let spec = good(&text);
     let demand = Demand {
-        gpus: 1,
+        gpus: 2,
         vram: Bytes::gib(24),
         cpu: MilliCpu::new(1500),
         ram: Bytes::gib(8),

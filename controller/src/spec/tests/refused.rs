@@ -88,7 +88,7 @@ const BAD: &[(&str, &str)] = &[
     ("a home directory", "model: ~/model\ndata: ./d.jsonl\n"),
     (
         "not supported yet",
-        "model: ./m\ndata: ./d.jsonl\nmethod: {type: qlora, quant: {bits: 4}}\nserve: {engine: vllm}\nexport: [gguf, model]\nresources: {gpus: 4}\n",
+        "model: ./m\ndata: ./d.jsonl\nmethod: {type: qlora, quant: {bits: 4}}\nserve: {engine: vllm}\nexport: [gguf, model]\n",
     ),
     (
         "what freezing trains",
