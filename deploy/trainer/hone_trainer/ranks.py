@@ -21,7 +21,7 @@ from hone_trainer.errors import retryable
 from hone_trainer.group import FOLDER
 
 ADDRESS = "127.0.0.1"
-# A rank that does not end within this time after another has ended is killed. A stop has its own grace, before.
+# Rank 0 is killed if it does not end within this time after another has ended. A stop has its own grace, before.
 CLOSE_SECONDS = "10"
 POLL_SECONDS = 0.1
 
