@@ -5,6 +5,7 @@
 
 use hone_proto::id::AttemptId;
 use hone_proto::sample::rollup::{Metric, NodeRollup, Subject, SubjectRollup};
+use hone_proto::time::WallNanos;
 use hone_proto::wire::{AttemptView, DemandView, SeriesPoint};
 use serde::Serialize;
 
@@ -126,6 +127,16 @@ impl Used {
             gpu: gpus.reduce(f64::min),
         }
     }
+}
+
+/// Of windows in their order those that reach into the time from `first` on; where none does yet, the one before.
+pub(super) fn since(mut windows: Vec<NodeRollup>, first: WallNanos) -> Vec<NodeRollup> {
+    let reaches = |window: &NodeRollup| window.to.wall >= first;
+    if windows.iter().any(reaches) {
+        windows.retain(reaches);
+        return windows;
+    }
+    windows.pop().into_iter().collect()
 }
 
 fn average<'a>(subjects: impl Iterator<Item = &'a SubjectRollup>, metric: Metric) -> Option<f64> {

@@ -102,3 +102,17 @@ fn only_what_the_attempt_itself_used_counts() {
     assert_eq!(used, expected);
     assert_eq!(Used::of(&[], id(2), &attempt), Used::default());
 }
+
+#[test]
+fn what_was_measured_before_the_records_counts_only_while_there_is_nothing_else() {
+    let window = |to: u64| {
+        let to = Now { wall: WallNanos::new(to), ..Now::read() };
+        NodeRollup { from: to, to, samples: 10, subjects: Vec::new() }
+    };
+    let left = |first| {
+        let windows = since(vec![window(10), window(20), window(30)], WallNanos::new(first));
+        windows.iter().map(|window| window.to.wall.get()).collect::<Vec<_>>()
+    };
+    assert_eq!(left(15), [20, 30]);
+    assert_eq!(left(31), [30]);
+}

@@ -2,13 +2,14 @@
 
 use hone_proto::id::{Attempt, AttemptId, Generation, JobId, Token};
 use hone_proto::sample::rollup::NodeRollup;
+use hone_proto::time::WallNanos;
 use hone_proto::wire::hardware_update::Update;
 use hone_proto::wire::{
     CheckpointView, CheckpointsRequest, HardwareRequest, JobView, SeriesPoint, SeriesRequest,
 };
 use serde::Serialize;
 
-use super::bottleneck::{Bottleneck, RECORDS, Spent, Used, bottleneck};
+use super::bottleneck::{Bottleneck, RECORDS, Spent, Used, bottleneck, since};
 use super::client::Client;
 use super::error::{CallError, Exit};
 use super::render::curve::curve;
@@ -89,7 +90,7 @@ async fn held_back(client: &Client, job: &JobView, progress: &Progress) -> Optio
     let windows = windows(client, &attempt.node, first.saturating_sub(LOOK_BACK_NS), last)
         .await
         .unwrap_or_default();
-    let used = Used::of(&windows, id, attempt);
+    let used = Used::of(&since(windows, WallNanos::new(first)), id, attempt);
     let demand = job.demand.unwrap_or_default();
     bottleneck(Spent::of(records.iter().copied()), &used, &demand)
 }
