@@ -11,7 +11,7 @@ use serde_json::Value;
 /// Bytes that the disk gives a second. A row that is not in memory costs some 128 KiB of reading ahead.
 const GIVES: u64 = 1 << 20;
 /// Rows of about 1 KiB of tokens: too many for all to have been read by the time that the job is looked at.
-const ROWS: usize = 24_000;
+const ROWS: usize = 40_000;
 
 fn spec(name: &str, preload: &str) -> String {
     format!(
