@@ -8,7 +8,7 @@ use hone_tests::docker::docker;
 use super::job::{fleet_with_pairs, has_each_loss_once};
 
 /// Steps of the job, and between two checkpoints: long enough to be hit in the middle.
-const STEPS: u64 = 1000;
+const STEPS: u64 = 600;
 const EVERY: u64 = 200;
 
 fn spec(image: &str) -> String {
