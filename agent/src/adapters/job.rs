@@ -219,6 +219,12 @@ impl ToolJob {
         self.spec.pointer(at).and_then(Value::as_u64)
     }
 
+    /// A yes or no of the spec.
+    #[must_use]
+    pub fn flag(&self, at: &str) -> Option<bool> {
+        self.spec.pointer(at).and_then(Value::as_bool)
+    }
+
     /// A word of the spec.
     #[must_use]
     pub fn word(&self, at: &str) -> Option<&str> {

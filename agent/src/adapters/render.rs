@@ -4,6 +4,7 @@
 mod axolotl;
 mod hugging_face;
 mod llamafactory;
+mod lora;
 mod saves;
 mod trl;
 

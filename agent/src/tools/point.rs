@@ -193,22 +193,6 @@ pub(super) fn whole_step(value: f64) -> Option<Step> {
     crate::trainer::record::whole(&value).map(Step::new)
 }
 
-/// Unix seconds with a fraction, as a time. A float resolves them to less than a microsecond.
-pub(super) fn wall(seconds: f64) -> Option<WallNanos> {
-    /// The year 2554, where nanoseconds leave 64 bits.
-    const LATEST: f64 = 1.8e10;
-    if !(0.0..LATEST).contains(&seconds) {
-        return None;
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked to be in range"
-    )]
-    let micros = (seconds * 1e6).round() as u64;
-    Some(WallNanos::new(micros * 1000))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

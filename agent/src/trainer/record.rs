@@ -276,18 +276,9 @@ impl Fields<'_> {
     pub(crate) fn real(&self, name: &str) -> Option<f64> {
         self.0.get(name).and_then(real)
     }
-    /// Unix seconds with a fraction; a float resolves them to less than a microsecond.
+    /// Unix seconds with a fraction.
     fn time(&self, name: &str) -> Option<WallNanos> {
-        /// The year 2554, where nanoseconds leave 64 bits.
-        const LATEST: f64 = 1.8e10;
-        let seconds = self.0.get(name)?.as_f64().filter(|s| (0.0..LATEST).contains(s))?;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "checked to be in range"
-        )]
-        let micros = (seconds * 1e6).round() as u64;
-        Some(WallNanos::new(micros * 1000))
+        wall(self.0.get(name)?.as_f64()?)
     }
     fn values(&self) -> Result<BTreeMap<String, f64>, RecordError> {
         let map = self.0.get("values").and_then(Value::as_object);
@@ -303,6 +294,22 @@ impl Fields<'_> {
             })
             .collect()
     }
+}
+
+/// Unix seconds with a fraction, as a time. A float resolves them to less than a microsecond.
+pub(crate) fn wall(seconds: f64) -> Option<WallNanos> {
+    /// The year 2554, where nanoseconds leave 64 bits.
+    const LATEST: f64 = 1.8e10;
+    if !(0.0..LATEST).contains(&seconds) {
+        return None;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be in range"
+    )]
+    let micros = (seconds * 1e6).round() as u64;
+    Some(WallNanos::new(micros * 1000))
 }
 
 #[cfg(test)]

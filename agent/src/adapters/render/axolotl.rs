@@ -2,16 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::trl::whole_or_real;
 use super::{
     MODEL, OUTPUT, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, files_of,
-    hugging_face, require, told,
+    hugging_face, lora, require, told,
 };
 use crate::adapters::config::Config;
 use crate::adapters::job::ToolJob;
 
 /// The rendered configuration.
 const NAME: &str = "axolotl.yaml";
+/// Its names for an adapter.
+const LORA: lora::Names =
+    lora::Names { rank: "lora_r", rslora: "peft_use_rslora", dora: "peft_use_dora" };
 
 pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
     require(scene, "axolotl")?;
@@ -76,13 +78,8 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
     let train: Vec<Value> = files_of("train", &scene.train).into_iter().map(with).collect();
     config.fill("datasets", train);
     if !scene.eval.is_empty() {
-        let with = |path: String| {
-            let mut one = rows.clone();
-            one["path"] = json!(path);
-            one["split"] = json!("train");
-            one
-        };
-        let eval: Vec<Value> = files_of("eval", &scene.eval).into_iter().map(with).collect();
+        let mut eval: Vec<Value> = files_of("eval", &scene.eval).into_iter().map(with).collect();
+        eval.iter_mut().for_each(|one| one["split"] = json!("train"));
         config.fill("test_datasets", eval);
     }
     config.fill("sequence_len", job.whole("/train/seq_len").unwrap_or(1024));
@@ -99,8 +96,7 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
     config
         .fill("bf16", if precision == "auto" { json!("auto") } else { json!(precision == "bf16") });
     config.fill("fp16", precision == "fp16");
-    let packing = job.spec.pointer("/train/packing").and_then(Value::as_bool).unwrap_or(false);
-    config.fill("sample_packing", packing);
+    config.fill("sample_packing", job.flag("/train/packing").unwrap_or(false));
     config.fill(
         "excess_length_strategy",
         match job.word("/data/overlong") {
@@ -111,7 +107,7 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
     );
     match (job.whole("/train/max_steps"), job.number("/train/epochs")) {
         (Some(steps), _) => config.fill("max_steps", steps),
-        (None, epochs) => config.fill("num_epochs", epochs.map_or(json!(1), whole_or_real)),
+        (None, epochs) => config.fill("num_epochs", epochs.map_or(json!(1), lora::whole_or_real)),
     }
     method(config, job)
 }
@@ -152,19 +148,10 @@ fn method(config: &mut Config, job: &ToolJob) -> Result<(), RenderError> {
         Some(8) => config.fill("load_in_8bit", true),
         _ => {}
     }
-    config.fill("lora_r", job.whole("/method/lora/r").unwrap_or(16));
-    config.fill("lora_alpha", job.number("/method/lora/alpha").map_or(json!(32), whole_or_real));
-    config.fill("lora_dropout", job.number("/method/lora/dropout").unwrap_or(0.0));
-    match job.spec.pointer("/method/lora/targets") {
-        Some(Value::Array(names)) => config.fill("lora_target_modules", names.clone()),
-        _ => config.fill("lora_target_linear", true),
-    }
-    for (key, at) in
-        [("peft_use_rslora", "/method/lora/rslora"), ("peft_use_dora", "/method/lora/dora")]
-    {
-        if job.spec.pointer(at).and_then(Value::as_bool) == Some(true) {
-            config.fill(key, true);
-        }
-    }
+    let targets = match lora::targets(job) {
+        Some(names) => ("lora_target_modules", json!(names)),
+        None => ("lora_target_linear", json!(true)),
+    };
+    lora::fill(config, job, &LORA, targets);
     Ok(())
 }

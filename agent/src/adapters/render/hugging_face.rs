@@ -112,10 +112,8 @@ pub(super) fn training(config: &mut Config, job: &ToolJob, scene: &Scene) {
     let precision = job.word("/train/precision").unwrap_or("auto");
     config.fill("bf16", precision == "bf16" || precision == "auto" && scene.gpus > 0);
     config.fill("fp16", precision == "fp16");
-    config.fill(
-        "gradient_checkpointing",
-        job.spec.pointer("/train/gradient_checkpointing").and_then(Value::as_bool).unwrap_or(false),
-    );
+    config
+        .fill("gradient_checkpointing", job.flag("/train/gradient_checkpointing").unwrap_or(false));
     if scene.gpus == 0 {
         config.fill("use_cpu", true);
     }

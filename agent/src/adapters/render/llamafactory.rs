@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::trl::whole_or_real;
 use super::{
-    MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, files_of, hugging_face, require, told,
+    MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, files_of, hugging_face, lora, require,
+    told,
 };
 use crate::adapters::config::Config;
 use crate::adapters::job::{StopSignal, ToolJob};
@@ -13,6 +13,8 @@ use crate::adapters::job::{StopSignal, ToolJob};
 const NAME: &str = "llamafactory.yaml";
 /// Where it looks its data sets up.
 const DATASETS: &str = "dataset_info.json";
+/// Its names for an adapter.
+const LORA: lora::Names = lora::Names { rank: "lora_rank", rslora: "use_rslora", dora: "use_dora" };
 
 pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
     require(scene, "llamafactory")?;
@@ -98,8 +100,7 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
         config.fill("eval_dataset", names("eval", &scene.eval).join(","));
     }
     config.fill("cutoff_len", job.whole("/train/seq_len").unwrap_or(1024));
-    let packing = job.spec.pointer("/train/packing").and_then(Value::as_bool).unwrap_or(false);
-    if packing {
+    if job.flag("/train/packing").unwrap_or(false) {
         config.fill("packing", true);
         config.fill("neat_packing", true);
     }
@@ -111,7 +112,7 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
                 config.fill("freeze_trainable_layers", layers);
             }
         }
-        "lora" => lora(config, job),
+        "lora" => adapter(config, job),
         other => {
             let what = format!("hone writes no LLaMA-Factory configuration for method `{other}`");
             return Err(RenderError::Unsupported(what));
@@ -121,23 +122,13 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
     Ok(())
 }
 
-fn lora(config: &mut Config, job: &ToolJob) {
+fn adapter(config: &mut Config, job: &ToolJob) {
     config.fill("finetuning_type", "lora");
-    config.fill("lora_rank", job.whole("/method/lora/r").unwrap_or(16));
-    config.fill("lora_alpha", job.number("/method/lora/alpha").map_or(json!(32), whole_or_real));
-    config.fill("lora_dropout", job.number("/method/lora/dropout").unwrap_or(0.0));
-    let targets = match job.spec.pointer("/method/lora/targets") {
-        Some(Value::Array(names)) => {
-            names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
-        }
-        _ => "all".to_owned(),
-    };
-    config.fill("lora_target", targets);
-    for (key, at) in [("use_rslora", "/method/lora/rslora"), ("use_dora", "/method/lora/dora")] {
-        if job.spec.pointer(at).and_then(Value::as_bool) == Some(true) {
-            config.fill(key, true);
-        }
-    }
+    let targets = lora::targets(job).map_or_else(
+        || "all".to_owned(),
+        |names| names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+    );
+    lora::fill(config, job, &LORA, ("lora_target", json!(targets)));
     if let Some(bits) = job.whole("/method/quant/bits") {
         config.fill("quantization_bit", bits);
         config.fill("quantization_method", "bnb");

@@ -56,7 +56,7 @@ pub(super) fn lay(config: &mut Config, job: &ToolJob) {
 /// What of the spec's word the tool cannot be told.
 pub(super) fn told(job: &ToolJob) -> Option<String> {
     let minutes = job.number("/checkpoint/every_minutes").is_some();
-    let auto = job.spec.pointer("/checkpoint/auto").and_then(Value::as_bool).unwrap_or(false);
+    let auto = job.flag("/checkpoint/auto").unwrap_or(false);
     if !minutes && !auto {
         return None;
     }

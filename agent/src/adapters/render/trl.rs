@@ -1,16 +1,18 @@
 //! `trl sft`, from its own keys (TRL 1.x, `trl/scripts/sft.py`, `trainer/sft_config.py`, `trainer/model_config.py`).
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     DATA, MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, files_of, hugging_face, loader,
-    require, told,
+    lora, require, told,
 };
 use crate::adapters::config::Config;
 use crate::adapters::job::ToolJob;
 
 /// The rendered configuration.
 const NAME: &str = "trl.yaml";
+/// Its names for an adapter.
+const LORA: lora::Names = lora::Names { rank: "lora_r", rslora: "use_rslora", dora: "use_dora" };
 /// Formats that TRL reads as they are.
 const NATIVE: [&str; 4] = ["auto", "messages", "prompt_completion", "text"];
 
@@ -66,8 +68,7 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
         config.fill("dataset_test_split", "test");
     }
     config.fill("max_length", job.whole("/train/seq_len").unwrap_or(1024));
-    let packing = job.spec.pointer("/train/packing").and_then(Value::as_bool).unwrap_or(false);
-    config.fill("packing", packing);
+    config.fill("packing", job.flag("/train/packing").unwrap_or(false));
     method(config, job, scene)?;
     hugging_face::training(config, job, scene);
     Ok(())
@@ -90,34 +91,16 @@ fn method(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Rende
     }
     config.fill("dtype", frozen);
     config.fill("use_peft", true);
-    config.fill("lora_r", job.whole("/method/lora/r").unwrap_or(16));
-    config.fill("lora_alpha", job.number("/method/lora/alpha").map_or(json!(32), whole_or_real));
-    config.fill("lora_dropout", job.number("/method/lora/dropout").unwrap_or(0.0));
-    let targets = match job.spec.pointer("/method/lora/targets") {
-        Some(Value::Array(names)) => Value::Array(names.clone()),
-        _ => json!(["all-linear"]),
-    };
-    config.fill("lora_target_modules", targets);
-    for (key, at) in [("use_rslora", "/method/lora/rslora"), ("use_dora", "/method/lora/dora")] {
-        if job.spec.pointer(at).and_then(Value::as_bool) == Some(true) {
-            config.fill(key, true);
-        }
-    }
+    let targets = lora::targets(job).map_or(json!(["all-linear"]), |names| json!(names));
+    lora::fill(config, job, &LORA, ("lora_target_modules", targets));
     match job.whole("/method/quant/bits") {
         Some(4) => {
             config.fill("load_in_4bit", true);
             config.fill("bnb_4bit_quant_type", job.word("/method/quant/type").unwrap_or("nf4"));
-            let double = job.spec.pointer("/method/quant/double").and_then(Value::as_bool);
-            config.fill("use_bnb_nested_quant", double.unwrap_or(true));
+            config.fill("use_bnb_nested_quant", job.flag("/method/quant/double").unwrap_or(true));
         }
         Some(8) => config.fill("load_in_8bit", true),
         _ => {}
     }
     Ok(())
-}
-
-/// TRL wants a whole number here.
-pub(super) fn whole_or_real(number: f64) -> Value {
-    #[expect(clippy::cast_possible_truncation, reason = "a whole number far below 2^53")]
-    if number.fract() == 0.0 && number.abs() < 1e15 { json!(number as i64) } else { json!(number) }
 }

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::event::Scalars;
 use crate::tools::names::{self, Axis};
-use crate::tools::point::{Gather, Point, Source, wall};
+use crate::tools::point::{Gather, Point, Source};
+use crate::trainer::record::wall;
 
 /// Folders whose figures were measured on rows held out.
 const VALIDATION: [&str; 4] = ["validation", "val", "eval", "evaluation"];
