@@ -6,10 +6,16 @@ use std::sync::MutexGuard;
 use anyhow::{Result, ensure};
 use hone_tests::cluster::{Cluster, cluster};
 
-/// A fleet whose operator has the task's rows as prompts and completions in `pairs.jsonl`: the base model has no chat
-/// template, which tools need for messages.
+/// The fleet of this binary, whose operator has the rows of [`write_pairs`].
 pub(super) fn fleet_with_pairs() -> Result<MutexGuard<'static, Cluster>> {
     let fleet = cluster()?;
+    write_pairs(&fleet)?;
+    Ok(fleet)
+}
+
+/// Gives the operator the task's rows as prompts and completions in `pairs.jsonl`: the base model has no chat template,
+/// which tools need for messages.
+pub(super) fn write_pairs(fleet: &Cluster) -> Result<()> {
     let work = fleet.dir.join("work");
     let mut rows = String::new();
     for line in std::fs::read_to_string(work.join("task.jsonl"))?.lines() {
@@ -20,8 +26,7 @@ pub(super) fn fleet_with_pairs() -> Result<MutexGuard<'static, Cluster>> {
         });
         rows.push_str(&format!("{pair}\n"));
     }
-    std::fs::write(work.join("pairs.jsonl"), rows)?;
-    Ok(fleet)
+    Ok(std::fs::write(work.join("pairs.jsonl"), rows)?)
 }
 
 /// Every step's loss is there: each once in each attempt that took it, and from `resumed` on in the second one.

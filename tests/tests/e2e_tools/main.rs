@@ -4,4 +4,5 @@
 mod hf;
 mod job;
 mod keras;
+mod saving;
 mod trl;
