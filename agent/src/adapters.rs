@@ -15,3 +15,6 @@ pub mod stopping;
 pub mod verdict;
 pub mod versions;
 pub mod workers;
+
+#[cfg(test)]
+mod real_runs_tests;

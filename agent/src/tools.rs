@@ -27,3 +27,5 @@ pub mod zip_end;
 mod fixtures;
 #[cfg(test)]
 mod flood_tests;
+#[cfg(test)]
+mod real_runs_tests;

@@ -201,4 +201,6 @@ fn shown(command: &[String]) -> String {
 }
 
 #[cfg(test)]
+mod recipe_tests;
+#[cfg(test)]
 mod tests;

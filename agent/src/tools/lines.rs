@@ -1,6 +1,6 @@
-//! Tools' own files of JSON lines as they grow: LLaMA-Factory's `trainer_log.jsonl`, what torchtune's loggers write with
-//! `output_fmt: jsonl`, and what a program leaves in the folder of its metrics. Each line once; the torn one at the end
-//! waits. A line says its step, or it is no figure.
+//! Tools' own files of lines as they grow: LLaMA-Factory's `trainer_log.jsonl`, what torchtune's `DiskLogger` writes, and
+//! what a program leaves in the folder of its metrics. Each line once; the torn one at the end waits. A line says its
+//! step, or it is no figure. Lines are JSON; torchtune's are text, but with `output_fmt: jsonl`, which came after 0.6.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::at::ReadAt;
 use super::json::{self, Scalar};
 use super::point::{Gather, Point, Progress, Source};
+use super::printed::torch;
 use crate::trainer::lines::{Line, take_lines};
 use crate::trainer::{Dir, EntryKind, FileError, METRICS_NAME, RelPath, WalkBounds};
 
@@ -27,15 +28,16 @@ const MAX_FIGURES: usize = 512;
 const BOUNDS: WalkBounds = WalkBounds { depth: 3, entries: 4096 };
 /// Most files that are followed.
 const MAX_FILES: usize = 64;
-/// Said in percent of what the step and the total say.
-const REDUNDANT: [&str; 1] = ["percentage"];
+/// LLaMA-Factory's: what the step and the total say too, and a speed that after a resume counts the tokens of the
+/// attempts before, over the time of this one.
+const LEFT_OUT: [&str; 2] = ["percentage", "throughput"];
 
 /// Which files are figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Naming {
     /// LLaMA-Factory's.
     Llamafactory,
-    /// torchtune's: `log_<seconds>.jsonl`.
+    /// torchtune's: `log_<seconds>.txt`, or `.jsonl`.
     Torchtune,
     /// Every `.jsonl` but the one that follows hone's own contract.
     Any,
@@ -77,7 +79,7 @@ impl Naming {
             Self::Llamafactory => name == LLAMAFACTORY,
             Self::Torchtune => name
                 .strip_prefix("log_")
-                .and_then(|rest| rest.strip_suffix(".jsonl"))
+                .and_then(|rest| rest.strip_suffix(".jsonl").or(rest.strip_suffix(".txt")))
                 .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit())),
             Self::Any => name.ends_with(".jsonl") && name != METRICS_NAME,
         }
@@ -153,18 +155,28 @@ impl LinesBatch {
     fn take(&mut self, bytes: &[u8], skipping: &mut bool) -> usize {
         take_lines(bytes, skipping, MAX_LINE_LEN, |line| {
             match line {
-                Line::Whole(line) => match json::from_slice::<Entry>(line) {
-                    Ok(Entry(gather)) if gather.progress.step.is_some() => {
+                Line::Whole(line) => match figures(line) {
+                    Some(gather) if gather.progress.step.is_some() => {
                         self.progress.renew(gather.progress);
                         self.points.extend(gather.finish());
                     }
-                    Ok(_) | Err(_) => self.malformed += 1,
+                    Some(_) | None => self.malformed += 1,
                 },
                 Line::TooLong => self.malformed += 1,
             }
             true
         })
     }
+}
+
+/// The figures of a line: an object of JSON, or torchtune's text.
+fn figures(line: &[u8]) -> Option<Gather> {
+    if line.starts_with(b"Step ") {
+        let mut gather = Gather::new(Source::JsonLines);
+        torch::put_torchtune(std::str::from_utf8(line).ok()?, &mut gather)?;
+        return Some(gather);
+    }
+    json::from_slice::<Entry>(line).ok().map(|Entry(gather)| gather)
 }
 
 /// One line: the figures of an object, whatever else it holds.
@@ -182,7 +194,7 @@ impl<'de> De<'de> for Entry {
                 let mut gather = Gather::new(Source::JsonLines);
                 let mut left = MAX_FIGURES;
                 while let Some((name, value)) = map.next_entry::<Cow<'_, str>, Scalar>()? {
-                    let wanted = left > 0 && !REDUNDANT.contains(&name.as_ref());
+                    let wanted = left > 0 && !LEFT_OUT.contains(&name.as_ref());
                     if let Some(value) = value.real().filter(|_| wanted) {
                         gather.put(&name, value);
                         left -= 1;
@@ -197,7 +209,7 @@ impl<'de> De<'de> for Entry {
 
 /// Reads a file that is not on a disk.
 #[cfg(test)]
-pub(super) fn flood(file: &impl ReadAt, mut each: impl FnMut(LinesBatch)) -> u64 {
+pub(super) fn flood(file: &(impl ReadAt + ?Sized), mut each: impl FnMut(LinesBatch)) -> u64 {
     let mut known = None;
     loop {
         let (mut left, mut batch) = (MAX_READ_LEN, LinesBatch::default());

@@ -49,7 +49,7 @@ fn llamafactory_s_log_becomes_figures_with_their_steps() {
     let mut cursor = LinesCursor::default();
     let batch = folder.poll(Naming::Llamafactory, &mut cursor);
     let names: Vec<_> = batch.points[0].values.keys().map(String::as_str).collect();
-    assert_eq!(names, ["learning_rate", "loss", "tokens_per_second", "tokens_seen"]);
+    assert_eq!(names, ["learning_rate", "loss", "tokens_seen"]);
     let places: Vec<_> = batch.points.iter().map(|p| (p.step.map(Step::get), p.split)).collect();
     assert_eq!(
         places,

@@ -33,7 +33,7 @@ pub(super) enum Meaning {
 }
 
 /// A tool's name, hone's name, rank. Names of evaluations begin with `eval_` by now.
-const KNOWN: [(&str, &str, u8); 19] = [
+const KNOWN: [(&str, &str, u8); 18] = [
     ("loss", "loss", 0),
     ("loss_metrics/global_avg_loss", "loss", 0),
     ("loss_metrics/global_max_loss", "loss_max", 0),
@@ -52,7 +52,6 @@ const KNOWN: [(&str, &str, u8); 19] = [
     ("tokens_per_second_per_gpu", "tokens_per_second", 0),
     ("throughput(tps)", "tokens_per_second", 0),
     ("train_tokens_per_second", "tokens_per_second", 1),
-    ("throughput", "tokens_per_second", 1),
     ("mean_token_accuracy", "token_accuracy", 0),
     ("eval_mean_token_accuracy", "eval_token_accuracy", 0),
 ];

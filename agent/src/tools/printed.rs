@@ -8,7 +8,7 @@
 mod dict;
 mod keras;
 mod logs;
-mod torch;
+pub(super) mod torch;
 
 use hone_proto::id::Step;
 
@@ -87,6 +87,12 @@ impl PrintedReader {
             && let Some(log) = dict::parse(text)
         {
             points.extend(self.logs.log(log));
+        }
+        if self.dialect != Dialect::HuggingFace {
+            let mut gather = gather();
+            if torch::put_torchtune(text, &mut gather).is_some() {
+                points.extend(gather.finish());
+            }
         }
         if self.dialect == Dialect::Any {
             points.extend(torch::torchtitan(text));

@@ -280,7 +280,7 @@ fn masked(bytes: &[u8]) -> u64 {
 
 /// Reads a file that is not on a disk.
 #[cfg(test)]
-pub(super) fn flood(file: &impl ReadAt, mut each: impl FnMut(EventsBatch)) -> u64 {
+pub(super) fn flood(file: &(impl ReadAt + ?Sized), mut each: impl FnMut(EventsBatch)) -> u64 {
     let mut cursor = FileCursor::default();
     loop {
         let mut batch = EventsBatch::default();

@@ -7,7 +7,7 @@ use super::{
     hugging_face, lora, require, told,
 };
 use crate::adapters::config::Config;
-use crate::adapters::job::ToolJob;
+use crate::adapters::job::{StopSignal, ToolJob};
 
 /// The rendered configuration.
 const NAME: &str = "axolotl.yaml";
@@ -36,7 +36,8 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         environment: vec![("AXOLOTL_TEE_STDOUT".to_owned(), "0".to_owned())],
         files: vec![(NAME.to_owned(), config.to_file())],
         told: told(job, scene, &config),
-        stop: hugging_face::stop(scene),
+        // It does not pass on what makes the `Trainer` save upon a signal: SIGTERM would end it where it is.
+        stop: StopSignal::None,
         pushes: hugging_face::pushes(scene),
     })
 }
@@ -45,8 +46,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
 fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     config.lay("output_dir", OUTPUT);
     config.lay("dataset_prepared_path", "/hone/cache/prepared");
-    let every = config.get("logging_steps").and_then(Value::as_u64).unwrap_or(1);
-    config.lay("logging_steps", every.clamp(1, 10));
+    config.lay("logging_steps", hugging_face::logging_steps(config, job));
     super::saves::lay(config, job);
     config.drop("saves_per_epoch");
     let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(4);
@@ -87,15 +87,24 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
     config.fill("gradient_accumulation_steps", job.whole("/train/accumulation").unwrap_or(1));
     config.fill("optimizer", "adamw_torch_fused");
     config.fill("learning_rate", job.number("/train/optimizer/lr").unwrap_or(2e-4));
-    config.fill("lr_scheduler", job.word("/train/schedule/type").unwrap_or("cosine"));
+    config.fill("lr_scheduler", hugging_face::schedule(job));
     config.fill("warmup_ratio", job.number("/train/schedule/warmup").unwrap_or(0.03));
     config.fill("weight_decay", job.number("/train/optimizer/weight_decay").unwrap_or(0.0));
+    for (key, at) in
+        [("adam_beta1", "/train/optimizer/betas/0"), ("adam_beta2", "/train/optimizer/betas/1")]
+    {
+        if let Some(number) = job.number(at) {
+            config.fill(key, number);
+        }
+    }
     config.fill("max_grad_norm", job.number("/train/clip_norm").unwrap_or(1.0));
     config.fill("seed", job.whole("/train/seed").unwrap_or(42));
     let precision = job.word("/train/precision").unwrap_or("auto");
     config
         .fill("bf16", if precision == "auto" { json!("auto") } else { json!(precision == "bf16") });
     config.fill("fp16", precision == "fp16");
+    config
+        .fill("gradient_checkpointing", job.flag("/train/gradient_checkpointing").unwrap_or(false));
     config.fill("sample_packing", job.flag("/train/packing").unwrap_or(false));
     config.fill(
         "excess_length_strategy",
@@ -105,11 +114,12 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
             _ => "truncate",
         },
     );
+    hugging_face::evaluation(config, job, scene);
     match (job.whole("/train/max_steps"), job.number("/train/epochs")) {
         (Some(steps), _) => config.fill("max_steps", steps),
         (None, epochs) => config.fill("num_epochs", epochs.map_or(json!(1), lora::whole_or_real)),
     }
-    method(config, job)
+    method(config, job, scene)
 }
 
 fn rows(job: &ToolJob) -> Result<Value, RenderError> {
@@ -131,7 +141,7 @@ fn rows(job: &ToolJob) -> Result<Value, RenderError> {
     })
 }
 
-fn method(config: &mut Config, job: &ToolJob) -> Result<(), RenderError> {
+fn method(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), RenderError> {
     match job.word("/method/type").unwrap_or("lora") {
         "full" => return Ok(()),
         "lora" => {}
@@ -153,5 +163,11 @@ fn method(config: &mut Config, job: &ToolJob) -> Result<(), RenderError> {
         None => ("lora_target_linear", json!(true)),
     };
     lora::fill(config, job, &LORA, targets);
+    if scene.gpus == 0 {
+        // It turns them on by itself, and they run on nothing but a GPU.
+        for kernel in ["lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"] {
+            config.fill(kernel, false);
+        }
+    }
     Ok(())
 }

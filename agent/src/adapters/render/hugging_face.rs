@@ -15,12 +15,8 @@ const LEAST_KEPT: u64 = 3;
 pub(super) fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     let five = scene.versions.at_least("transformers", [5, 0]);
     config.lay("output_dir", OUTPUT);
-    let every = match config.get("logging_steps").and_then(Value::as_u64) {
-        Some(steps) if job.config.is_some() => steps.clamp(1, MAX_LOGGING_STEPS),
-        _ => job.whole("/train/log_every").unwrap_or(1).clamp(1, MAX_LOGGING_STEPS),
-    };
     config.lay("logging_strategy", "steps");
-    config.lay("logging_steps", every);
+    config.lay("logging_steps", logging_steps(config, job));
     config.lay("logging_first_step", true);
     // It would replace a loss that is not a number by the mean of those before.
     config.lay("logging_nan_inf_filter", false);
@@ -49,6 +45,36 @@ pub(super) fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
         config.lay("resume_from_checkpoint", RESUME);
     } else {
         config.drop("resume_from_checkpoint");
+    }
+}
+
+/// Steps between two records: the user's file or the spec says it, within bounds.
+pub(super) fn logging_steps(config: &Config, job: &ToolJob) -> u64 {
+    let every = match config.get("logging_steps").and_then(Value::as_u64) {
+        Some(steps) if job.config.is_some() => steps,
+        _ => job.whole("/train/log_every").unwrap_or(1),
+    };
+    every.clamp(1, MAX_LOGGING_STEPS)
+}
+
+/// The spec's schedule, which has a warm-up before it, under the `Trainer`'s name.
+pub(super) fn schedule(job: &ToolJob) -> &'static str {
+    match job.word("/train/schedule/type") {
+        Some("constant") => "constant_with_warmup",
+        Some("linear") => "linear",
+        _ => "cosine",
+    }
+}
+
+/// When the held-out rows are measured, where there are any: every so many steps, else after each pass.
+pub(super) fn evaluation(config: &mut Config, job: &ToolJob, scene: &Scene) {
+    match (job.whole("/train/eval_every"), scene.eval.is_empty()) {
+        (Some(every), false) => {
+            config.fill("eval_strategy", "steps");
+            config.fill("eval_steps", every);
+        }
+        (None, false) => config.fill("eval_strategy", "epoch"),
+        (_, true) => {}
     }
 }
 
@@ -95,12 +121,7 @@ pub(super) fn training(config: &mut Config, job: &ToolJob, scene: &Scene) {
     let micro = job.whole("/train/micro_batch").unwrap_or(1);
     config.fill("per_device_train_batch_size", micro);
     config.fill("per_device_eval_batch_size", micro);
-    let schedule = match job.word("/train/schedule/type") {
-        Some("constant") => "constant_with_warmup",
-        Some("linear") => "linear",
-        _ => "cosine",
-    };
-    config.fill("lr_scheduler_type", schedule);
+    config.fill("lr_scheduler_type", schedule(job));
     let warmup = job.number("/train/schedule/warmup").unwrap_or(0.0);
     // Newer ones take a number below 1 for a part of the run; older ones have a key of its own for that.
     let key = if scene.versions.at_least("transformers", [5, 0]) {
@@ -117,14 +138,7 @@ pub(super) fn training(config: &mut Config, job: &ToolJob, scene: &Scene) {
     if scene.gpus == 0 {
         config.fill("use_cpu", true);
     }
-    match (job.whole("/train/eval_every"), scene.eval.is_empty()) {
-        (Some(every), false) => {
-            config.fill("eval_strategy", "steps");
-            config.fill("eval_steps", every);
-        }
-        (None, false) => config.fill("eval_strategy", "epoch"),
-        (_, true) => {}
-    }
+    evaluation(config, job, scene);
 }
 
 /// A script of the user's own: what is hone's to decide goes into its configuration file when it has one, else onto its

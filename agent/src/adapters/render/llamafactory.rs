@@ -119,6 +119,10 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
         }
     }
     hugging_face::training(config, job, scene);
+    // It saves memory so by itself; its own key alone says no.
+    let saves_memory = job.flag("/train/gradient_checkpointing").unwrap_or(false);
+    config.drop("gradient_checkpointing");
+    config.fill("disable_gradient_checkpointing", !saves_memory);
     Ok(())
 }
 

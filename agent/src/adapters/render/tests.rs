@@ -138,12 +138,16 @@ fn axolotl_and_llamafactory_get_their_own_names_for_the_same() {
     assert_eq!(config_of_axolotl["datasets"][0]["type"], json!("chat_template"));
     assert_eq!(config_of_axolotl["micro_batch_size"], json!(4));
     assert_eq!(config_of_axolotl["lora_target_linear"], json!(true));
+    assert_eq!(config_of_axolotl["adam_beta2"], json!(0.999));
+    assert_eq!(rendered.stop, StopSignal::None, "a signal would end it where it is");
     let image = [("llamafactory", "0.9.6"), ("transformers", "5.6.0")];
     let rendered = render(&job(json!({"kind": "llamafactory"})), &scene(&image)).expect("rendered");
     let config = config(&rendered);
     assert_eq!(config["overwrite_output_dir"], json!(false));
     assert_eq!((&config["dataset"], &config["lora_rank"]), (&json!("train0"), &json!(8)));
     assert_eq!(config["report_to"], json!(["none"]), "no tensorboard is there");
+    assert_eq!(config["disable_gradient_checkpointing"], json!(true), "it is on by itself");
+    assert!(!config.contains_key("gradient_checkpointing"), "its own key says it");
     let sets: Value = serde_json::from_str(&rendered.files[0].1).expect("JSON");
     assert_eq!(sets["train0"]["file_name"], json!("/hone/input/data/train/train.jsonl"));
     let refused = render(&job(json!({"kind": "axolotl"})), &scene(&image)).expect_err("not there");

@@ -1,8 +1,8 @@
-//! Lines of torchtitan and labels of torchtune's bars: both say the step.
+//! Lines of torchtitan and of torchtune's loggers, and labels of torchtune's bars: all say the step.
 
 use hone_proto::id::Step;
 
-use super::super::point::{Point, Split};
+use super::super::point::{Gather, Point, Split};
 use super::{gather, number};
 
 /// Most figures of one line.
@@ -51,6 +51,18 @@ pub(super) fn torchtune(label: &str) -> Option<Point> {
     gather.finish().next()
 }
 
+/// `Step 10 | loss:2.3 lr:0.0001 `: what torchtune's `StdoutLogger` prints, and its `DiskLogger` writes (up to 0.6 in no
+/// other form). Puts the figures; nothing when the line is another.
+pub(in crate::tools) fn put_torchtune(line: &str, gather: &mut Gather) -> Option<()> {
+    let (step, figures) = line.trim_end().strip_prefix("Step ")?.split_once(" | ")?;
+    gather.progress.step = Some(Step::new(step.parse().ok()?));
+    for figure in figures.split(' ').take(MAX_FIGURES) {
+        let (name, value) = figure.rsplit_once(':')?;
+        gather.put(name, number(value)?);
+    }
+    Some(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +105,31 @@ mod tests {
             "step: 10 loss is 2",
         ] {
             assert_eq!(torchtitan(line), [], "{line}");
+        }
+    }
+
+    #[test]
+    fn lines_of_torchtune_s_loggers_are_read_with_their_step() {
+        let read = |line: &str| {
+            let mut gather = gather();
+            put_torchtune(line, &mut gather).map(|()| gather.finish().collect::<Vec<_>>())
+        };
+        let found = read("Step 7 | loss:2.5 lr:0.0001 grad_norm:nan \n").expect("figures");
+        let (step, split, figures) = told(&found).remove(0);
+        assert_eq!((step, split, figures.len()), (7, Split::Train, 3));
+        assert_eq!((figures[1].1, figures[2]), (0.0001, ("loss", 2.5)));
+        assert!(figures[0].1.is_nan());
+        for line in [
+            "Step 7 | ",
+            "Step x | loss:1.0",
+            "Step 7 loss:1.0",
+            "step 7 | loss:1.0",
+            "Step 7 | loss 1.0",
+            "Step 7 | loss:high",
+            "Step 7 of 9 | loss:1.0",
+            "A Step 7 | loss:1.0",
+        ] {
+            assert_eq!(read(line), None, "{line}");
         }
     }
 
