@@ -2,8 +2,8 @@
 //! program. What they need is rendered, what they leave is turned into what hone's own trainer would have left, and so
 //! the reconciler treats all jobs alike.
 //!
-//! [`job`] is what the spec says of the tool, [`push`] takes what it posts, [`workers`] finds the processes that hold the work, [`verdict`] decides
-//! how a run ended.
+//! [`job`] is what the spec says of the tool, [`push`] takes what it posts, [`trigger`] asks it for a checkpoint,
+//! [`workers`] finds the processes that hold the work, [`verdict`] decides how a run ended.
 
 pub mod complete;
 pub mod config;
@@ -11,7 +11,8 @@ pub mod job;
 pub mod keep;
 pub mod push;
 pub mod render;
-pub mod stopping;
+pub mod steering;
+pub mod trigger;
 pub mod verdict;
 pub mod versions;
 pub mod workers;

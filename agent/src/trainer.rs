@@ -10,6 +10,7 @@ mod cut;
 pub(crate) mod lines;
 mod metrics;
 pub(crate) mod record;
+mod request;
 mod result;
 
 pub use beneath::{
@@ -22,4 +23,5 @@ pub use checkpoint::{
 pub(crate) use checkpoint::{open as open_file, step_of};
 pub use metrics::{METRICS_NAME, MetricsBatch, MetricsCursor, MetricsReader};
 pub use record::{RecordBody, RecordError, TrainerRecord};
+pub use request::leave_request;
 pub use result::{RESULT_NAME, ResultStatus, TrainerFailure, TrainerResult, read_result};

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
 use hone_proto::id::Step;
@@ -63,6 +63,8 @@ pub struct Keeper {
     /// Steps that are kept, or never will be.
     done: BTreeSet<Step>,
     newest: Option<Step>,
+    /// How long the tool wrote its last checkpoint, as far as looks tell.
+    save_took: Option<Duration>,
     taking: Option<Taking>,
     packaged: bool,
 }
@@ -71,6 +73,7 @@ pub struct Keeper {
 #[derive(Debug)]
 struct Seen {
     entries: Vec<Entry>,
+    first: Instant,
     since: Instant,
     /// It was judged as it is, and is no checkpoint.
     wanting: bool,
@@ -100,6 +103,7 @@ impl Keeper {
             job,
             seen: BTreeMap::new(),
             newest: done.last().copied(),
+            save_took: None,
             done,
             taking: None,
             packaged: false,
@@ -110,6 +114,13 @@ impl Keeper {
     #[must_use]
     pub fn newest(&self) -> Option<(Step, PathBuf)> {
         Some((self.newest?, self.dirs.kept().join(name_of(self.newest?))))
+    }
+
+    /// How long the tool wrote its last checkpoint, to the second: from the look that found its first file to the one
+    /// since which nothing changed.
+    #[must_use]
+    pub const fn save_took(&self) -> Option<Duration> {
+        self.save_took
     }
 
     /// Begins to take the earliest complete checkpoint that is not kept. With `ended` nobody writes any more. Returns
@@ -138,6 +149,7 @@ impl Keeper {
                 continue;
             }
             self.done.insert(step);
+            self.save_took = self.seen.get(&step).map(|seen| seen.since - seen.first);
             match begin(&output, &candidate) {
                 Ok(take) => {
                     self.start(Some(step), take);
@@ -157,9 +169,10 @@ impl Keeper {
                 let still = now.saturating_duration_since(seen.since) >= settle;
                 !seen.wanting && (still || ended)
             }
-            _ => {
+            before => {
+                let first = before.map_or(now, |seen| seen.first);
                 let entries = candidate.entries.clone();
-                let seen = Seen { entries, since: now, wanting: false };
+                let seen = Seen { entries, first, since: now, wanting: false };
                 self.seen.insert(candidate.step, seen);
                 ended
             }

@@ -57,6 +57,8 @@ pub struct Rendered {
     pub told: String,
     /// How it is stopped.
     pub stop: StopSignal,
+    /// The file below its output that makes it save where it is, where it knows one.
+    pub trigger: Option<String>,
     /// Whether records can be pushed.
     pub pushes: bool,
 }
@@ -144,6 +146,7 @@ fn plain(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
         files: files.collect(),
         told: format!("{} runs as it is ({})", job.kind.name(), scene.versions.told()),
         stop: StopSignal::Term,
+        trigger: None,
         pushes: scene.versions.at_least("transformers", [5, 4]),
     })
 }
@@ -181,7 +184,7 @@ fn loader(name: &str) -> &'static str {
 }
 
 /// What people are told of a rendered configuration.
-fn told(job: &ToolJob, scene: &Scene, config: &Config) -> String {
+fn told(job: &ToolJob, scene: &Scene, config: &Config, trigger: Option<&str>) -> String {
     let begin = match &job.config {
         Some(file) => format!("{} with {}, over which hone lays", job.kind.name(), file.name),
         None => format!("{} with a configuration by hone", job.kind.name()),
@@ -190,7 +193,7 @@ fn told(job: &ToolJob, scene: &Scene, config: &Config) -> String {
     for change in config.changes().iter().filter(|_| job.config.is_some()) {
         let _ = write!(told, "; {change}");
     }
-    if let Some(instead) = saves::told(job) {
+    if let Some(instead) = saves::told(job).filter(|_| trigger.is_none()) {
         let _ = write!(told, "; {instead}");
     }
     told

@@ -1,21 +1,19 @@
-//! Requests to the trainer: files in a folder that its container may change, so each is made new and no link is followed.
+//! Requests to what trains: to save, and to stop.
 
 use std::fs::OpenOptions;
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use hone_proto::id::AttemptId;
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::io::Errno;
 use rustix::process::Signal as Os;
 
 use super::Performer;
 use crate::adapters::job::StopSignal;
-use crate::adapters::{stopping, workers};
+use crate::adapters::steering::{self, Steering};
+use crate::adapters::{trigger, workers};
 use crate::host::HostRoots;
 use crate::runtime::{ContainerId, ContainerState, Runtime as _, Signal};
-use crate::trainer::complete_checkpoints;
+use crate::trainer::{complete_checkpoints, leave_request};
 
 const STOP: &str = "stop";
 const CHECKPOINT: &str = "checkpoint";
@@ -23,23 +21,12 @@ const CHECKPOINT: &str = "checkpoint";
 /// Kept of the grace for the end of a tool that was signalled.
 const END: Duration = Duration::from_secs(10);
 
-/// Makes an empty file in a control folder; one that is there already asks for the same.
-fn request(control: &Path, name: &str) -> io::Result<()> {
-    let folder = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = openat(CWD, control, folder, Mode::empty())?;
-    let new = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat(&dir, name, new, Mode::from_raw_mode(0o644)) {
-        Ok(_) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
 impl Performer {
     /// The file, then the signal; after a restart of the agent only the file, since a second signal means "at once".
     pub(super) async fn ask_to_stop(&self, attempt: AttemptId, container: &str) {
         let dirs = self.layout.attempt(attempt);
-        if let Some((stop, grace)) = stopping::kept(&dirs) {
-            return self.stop_tool(attempt, container, stop, grace).await;
+        if let Some(steering) = steering::kept(&dirs) {
+            return self.stop_tool(attempt, container, steering).await;
         }
         self.leave(attempt, STOP);
         if self.is_first(attempt) {
@@ -60,22 +47,17 @@ impl Performer {
         }
     }
 
-    /// A foreign tool: the signal that it saves upon, to the processes that do the work. One that knows none is ended
-    /// after its next checkpoint, or when the grace is nearly over.
-    async fn stop_tool(
-        &self,
-        attempt: AttemptId,
-        container: &str,
-        stop: StopSignal,
-        grace: Duration,
-    ) {
-        let signal = match stop {
+    /// A foreign tool: the signal that it saves upon, to the processes that do the work. One that knows none is asked for
+    /// a checkpoint if it can be, and ended after its next one, or when the grace is nearly over.
+    async fn stop_tool(&self, attempt: AttemptId, container: &str, steering: Steering) {
+        let grace = steering.grace;
+        let signal = match steering.stop {
             StopSignal::Int => Os::INT,
             StopSignal::Usr1 => Os::USR1,
             StopSignal::Term => Os::TERM,
             StopSignal::None => {
                 let patience = grace.saturating_sub(END).max(grace / 2);
-                self.next_checkpoint(attempt, container, patience).await;
+                self.next_checkpoint(attempt, container, patience, &steering).await;
                 self.signal(container, Signal::Term).await;
                 return;
             }
@@ -92,10 +74,17 @@ impl Performer {
     }
 
     /// Waits until a checkpoint is complete that was not before, for so long at most, while the container runs.
-    async fn next_checkpoint(&self, attempt: AttemptId, container: &str, patience: Duration) {
+    async fn next_checkpoint(
+        &self,
+        attempt: AttemptId,
+        container: &str,
+        patience: Duration,
+        steering: &Steering,
+    ) {
         let kept = self.layout.attempt(attempt).kept();
         let newest = || complete_checkpoints(&kept).ok()?.last().map(|(step, _)| *step);
         let before = newest();
+        self.pull(attempt, steering);
         let id = ContainerId::new(container.to_owned());
         let running = async || match self.runtime.observe(&id).await {
             Ok(seen) => {
@@ -115,36 +104,26 @@ impl Performer {
         }
     }
 
-    /// Only the file: a program that does not know the signal, or does not know it yet, would die of it.
+    /// Only a file: a program that does not know the signal, or does not know it yet, would die of it.
     pub(super) fn ask_to_save(&self, attempt: AttemptId) {
-        self.leave(attempt, CHECKPOINT);
+        match steering::kept(&self.layout.attempt(attempt)) {
+            Some(steering) => self.pull(attempt, &steering),
+            None => self.leave(attempt, CHECKPOINT),
+        }
+    }
+
+    /// Asks a tool for a save, if it can be asked.
+    fn pull(&self, attempt: AttemptId, steering: &Steering) {
+        if let Some(name) = &steering.trigger
+            && let Err(error) = trigger::ask(&self.layout.attempt(attempt), name)
+        {
+            tracing::warn!(%attempt, %error, "the tool could not be asked for a checkpoint");
+        }
     }
 
     fn leave(&self, attempt: AttemptId, name: &str) {
-        if let Err(error) = request(&self.layout.attempt(attempt).control(), name) {
+        if let Err(error) = leave_request(&self.layout.attempt(attempt).control(), name) {
             tracing::warn!(%attempt, request = name, %error, "the trainer could not be asked");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_is_a_new_file_and_never_goes_through_a_link() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let control = dir.path().join("control");
-        std::fs::create_dir(&control).expect("made");
-        request(&control, STOP).expect("asked");
-        request(&control, STOP).expect("asked again");
-        assert_eq!(std::fs::read(control.join(STOP)).expect("there"), b"");
-        let outside = dir.path().join("outside");
-        std::os::unix::fs::symlink(&outside, control.join(CHECKPOINT)).expect("linked");
-        request(&control, CHECKPOINT).expect("taken for asked");
-        assert!(!outside.exists(), "a file was made through a link");
-        std::fs::rename(&control, dir.path().join("elsewhere")).expect("moved");
-        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &control).expect("linked");
-        assert!(request(&control, STOP).is_err(), "the folder itself was a link");
     }
 }

@@ -17,7 +17,7 @@ use super::{Performer, image_name, never, of_file, of_runtime};
 use crate::adapters::job::ToolJob;
 use crate::adapters::push::{TOKEN_NAME, url};
 use crate::adapters::render::{Rendered, Scene, TOOL_DIR, render};
-use crate::adapters::stopping;
+use crate::adapters::steering::{self, Steering};
 use crate::adapters::versions::{PYTHONS, QUESTION, Versions};
 use crate::core::input::StepError;
 use crate::driver::Record;
@@ -204,7 +204,12 @@ impl Tool {
             let text = Alphanumeric.sample_string(&mut rand::rng(), TOKEN_LEN);
             give_file(&token, &text, Some(owner))?;
         }
-        stopping::keep(dirs, self.rendered.stop, self.grace).map_err(of_file(dirs.root()))?;
+        let steering = Steering {
+            stop: self.rendered.stop,
+            grace: self.grace,
+            trigger: self.rendered.trigger.clone(),
+        };
+        steering::keep(dirs, &steering).map_err(of_file(dirs.root()))?;
         let kept = dirs.kept();
         fs::create_dir_all(&kept).map_err(of_file(&kept))
     }

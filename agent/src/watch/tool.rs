@@ -16,6 +16,8 @@ use super::told::{Kept, Told};
 use crate::adapters::job::{Telemetry, ToolJob, ToolKind};
 use crate::adapters::keep::Keeper;
 use crate::adapters::push::Pushes;
+use crate::adapters::steering;
+use crate::adapters::trigger::{self, Intervals};
 use crate::adapters::verdict::{Evidence, verdict};
 use crate::core::input::TrainerWord;
 use crate::layout::AttemptDirs;
@@ -85,6 +87,8 @@ pub(super) struct ToolReader {
     dirs: AttemptDirs,
     job: ToolJob,
     keeper: Keeper,
+    /// Checkpoints that it is asked for, where the spec wants them by time.
+    intervals: Option<Intervals>,
     pushes: Pushes,
     push: PushReader,
     progress: Progress,
@@ -114,6 +118,7 @@ impl ToolReader {
             resumed_from: state_in(&dirs.resume(), None).map(|state| state.global_step),
             id,
             keeper: Keeper::new(dirs.clone(), job.clone()),
+            intervals: Intervals::of(&job),
             dirs: dirs.clone(),
             printed: Printed::new(&job),
             job,
@@ -293,9 +298,28 @@ impl ToolReader {
 
     /// Takes complete checkpoints away from the tool. Returns whether there is nothing left to take.
     pub(super) fn keep(&mut self, ended: bool) -> bool {
-        let all = self.keeper.look(Instant::now(), ended);
+        let now = Instant::now();
+        let all = self.keeper.look(now, ended);
+        if !ended {
+            self.ask_for_a_save(now);
+        }
         self.all_taken = ended && all;
         all
+    }
+
+    fn ask_for_a_save(&mut self, now: Instant) {
+        let Some(intervals) = &mut self.intervals else { return };
+        let newest = self.keeper.newest().map(|(step, _)| step);
+        if !intervals.due(now, self.progress.step.is_some(), newest, self.keeper.save_took()) {
+            return;
+        }
+        // It is written before the container is made; a tool that has no such file is told steps instead.
+        let steering = steering::kept(&self.dirs);
+        if let Some(name) = steering.and_then(|steering| steering.trigger)
+            && let Err(error) = trigger::ask(&self.dirs, &name)
+        {
+            tracing::warn!(attempt = %self.id, %error, "the tool could not be asked for a checkpoint");
+        }
     }
 
     /// What the run came to.

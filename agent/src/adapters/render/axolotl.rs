@@ -8,6 +8,7 @@ use super::{
 };
 use crate::adapters::config::Config;
 use crate::adapters::job::{StopSignal, ToolJob};
+use crate::adapters::trigger;
 
 /// The rendered configuration.
 const NAME: &str = "axolotl.yaml";
@@ -21,6 +22,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
     if job.config.is_none() {
         whole(&mut config, job, scene)?;
     }
+    let trigger = trigger_of(scene);
     overlay(&mut config, job, scene);
     config.override_with(&job.overrides);
     let launcher: &[&str] =
@@ -35,11 +37,17 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         command,
         environment: vec![("AXOLOTL_TEE_STDOUT".to_owned(), "0".to_owned())],
         files: vec![(NAME.to_owned(), config.to_file())],
-        told: told(job, scene, &config),
+        told: told(job, scene, &config, trigger),
         // It does not pass on what makes the `Trainer` save upon a signal: SIGTERM would end it where it is.
         stop: StopSignal::None,
+        trigger: trigger.map(str::to_owned),
         pushes: hugging_face::pushes(scene),
     })
+}
+
+/// The file that makes it save, which releases from 0.14 on look for.
+fn trigger_of(scene: &Scene) -> Option<&'static str> {
+    scene.versions.at_least("axolotl", [0, 14]).then_some(trigger::AXOLOTL)
 }
 
 /// Its own names for what is hone's to decide; it refuses keys that it does not know, and these it passes on.
@@ -47,7 +55,14 @@ fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     config.lay("output_dir", OUTPUT);
     config.lay("dataset_prepared_path", "/hone/cache/prepared");
     config.lay("logging_steps", hugging_face::logging_steps(config, job));
-    super::saves::lay(config, job);
+    let trigger = trigger_of(scene);
+    super::saves::lay(config, job, trigger.is_some());
+    if let Some(name) = trigger {
+        // With several processes each look is a broadcast, for which all of them wait.
+        let every = if scene.gpus > 1 { 10 } else { 1 };
+        let look = json!({"enabled": true, "check_interval": every, "trigger_file_path": name});
+        config.lay("dynamic_checkpoint", look);
+    }
     config.drop("saves_per_epoch");
     let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(4);
     config.lay("save_total_limit", kept.max(3));

@@ -31,7 +31,7 @@ pub(super) fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     }
     // Its bar gives the step where nothing better does.
     config.lay("disable_tqdm", board);
-    super::saves::lay(config, job);
+    super::saves::lay(config, job, false);
     let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(LEAST_KEPT);
     config.lay("save_total_limit", kept.max(LEAST_KEPT));
     config.lay("save_only_model", false);
@@ -173,8 +173,9 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         command,
         environment: Vec::new(),
         files,
-        told: told(job, scene, &config),
+        told: told(job, scene, &config, None),
         stop: stop(scene),
+        trigger: None,
         pushes: pushes(scene),
     })
 }

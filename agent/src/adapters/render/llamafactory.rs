@@ -45,8 +45,9 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         ],
         environment,
         files,
-        told: told(job, scene, &config),
+        told: told(job, scene, &config, None),
         stop: StopSignal::None,
+        trigger: None,
         pushes: hugging_face::pushes(scene),
     })
 }

@@ -1,5 +1,6 @@
-//! How often a tool on the `Trainer` saves: by steps, or by parts of a run. What it does not know, minutes and the cost of
-//! a save, becomes a number of steps, and people are told so.
+//! How often a tool on the `Trainer` saves: by steps, or by parts of a run. Minutes and the cost of a save it does not
+//! know: they are asked for from outside where it can be asked ([`trigger`](crate::adapters::trigger)), else they become a
+//! number of steps, and people are told so.
 
 use serde_json::Value;
 
@@ -8,6 +9,8 @@ use crate::adapters::job::ToolJob;
 
 /// Steps between two checkpoints where nothing better can be told to the tool.
 const STEPS: u64 = 100;
+/// More steps than a run has: it saves at its end, and when it is asked.
+const NEVER: u64 = 1_000_000_000;
 
 /// When the tool is to save.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,12 +25,12 @@ enum Saves {
 
 impl Saves {
     /// By the spec. Steps are what a tool knows best: where they are given with something else, they count.
-    fn of(job: &ToolJob) -> Self {
+    fn of(job: &ToolJob, asked: bool) -> Self {
         if let Some(steps) = job.whole("/checkpoint/every_steps") {
             return Self::Steps(steps);
         }
         let Some(epochs) = job.number("/checkpoint/every_epochs") else {
-            return Self::Steps(STEPS);
+            return Self::Steps(if asked && by_time(job) { NEVER } else { STEPS });
         };
         // A run that is bounded by steps has an unknown number of passes.
         let bounded = job.whole("/train/max_steps").is_some();
@@ -39,9 +42,14 @@ impl Saves {
     }
 }
 
-/// Lays it over the configuration, under the names of `TrainingArguments`.
-pub(super) fn lay(config: &mut Config, job: &ToolJob) {
-    let (strategy, every) = match Saves::of(job) {
+/// Whether the spec asks for checkpoints by minutes, or by what a save costs.
+fn by_time(job: &ToolJob) -> bool {
+    job.number("/checkpoint/every_minutes").is_some() || job.flag("/checkpoint/auto") == Some(true)
+}
+
+/// Lays it over the configuration, under the names of `TrainingArguments`. `asked`: it saves as well when it is asked to.
+pub(super) fn lay(config: &mut Config, job: &ToolJob, asked: bool) {
+    let (strategy, every) = match Saves::of(job, asked) {
         Saves::Steps(steps) => ("steps", Some(Value::from(steps))),
         Saves::Part(part) => ("steps", Some(Value::from(part))),
         Saves::Epoch => ("epoch", None),
@@ -55,17 +63,16 @@ pub(super) fn lay(config: &mut Config, job: &ToolJob) {
 
 /// What of the spec's word the tool cannot be told.
 pub(super) fn told(job: &ToolJob) -> Option<String> {
-    let minutes = job.number("/checkpoint/every_minutes").is_some();
-    let auto = job.flag("/checkpoint/auto").unwrap_or(false);
-    if !minutes && !auto {
+    if !by_time(job) {
         return None;
     }
-    let instead = match Saves::of(job) {
+    let instead = match Saves::of(job, false) {
         Saves::Steps(steps) => format!("every {steps} steps"),
         Saves::Epoch => "at the end of each epoch".to_owned(),
         Saves::Part(part) => format!("{:.0} times", (1.0 / part).ceil()),
     };
-    let unknown = if auto { "what a save costs" } else { "minutes" };
+    let unknown =
+        if job.flag("/checkpoint/auto") == Some(true) { "what a save costs" } else { "minutes" };
     Some(format!("it knows no checkpoints by {unknown}, and saves {instead}"))
 }
 
@@ -93,7 +100,7 @@ mod tests {
             (json!({}), &two, Saves::Steps(STEPS), false),
         ] {
             let job = job(checkpoint, train.clone());
-            assert_eq!(Saves::of(&job), saves, "{:?}", job.spec);
+            assert_eq!(Saves::of(&job, false), saves, "{:?}", job.spec);
             assert_eq!(told(&job).is_some(), is_told, "{:?}", job.spec);
         }
     }
@@ -101,11 +108,25 @@ mod tests {
     #[test]
     fn a_part_of_the_run_is_given_as_one() {
         let mut config = Config::default();
-        lay(&mut config, &job(json!({"every_epochs": 0.5}), json!({"epochs": 2.0})));
+        lay(&mut config, &job(json!({"every_epochs": 0.5}), json!({"epochs": 2.0})), false);
         assert_eq!(config.get("save_steps"), Some(&json!(0.25)));
         assert_eq!(config.get("save_strategy"), Some(&json!("steps")));
-        lay(&mut config, &job(json!({"every_epochs": 3.0}), json!({"epochs": 2.0})));
+        lay(&mut config, &job(json!({"every_epochs": 3.0}), json!({"epochs": 2.0})), false);
         assert_eq!(config.get("save_steps"), None);
         assert_eq!(config.get("save_strategy"), Some(&json!("epoch")));
+    }
+
+    #[test]
+    fn a_tool_that_can_be_asked_needs_no_steps_of_ours() {
+        let two = json!({"epochs": 2.0});
+        for (checkpoint, saves) in [
+            (json!({"every_minutes": 5.0}), Saves::Steps(NEVER)),
+            (json!({"auto": true}), Saves::Steps(NEVER)),
+            (json!({"every_minutes": 5.0, "every_steps": 7}), Saves::Steps(7)),
+            (json!({"every_minutes": 5.0, "every_epochs": 0.5}), Saves::Part(0.25)),
+            (json!({}), Saves::Steps(STEPS)),
+        ] {
+            assert_eq!(Saves::of(&job(checkpoint, two.clone()), true), saves);
+        }
     }
 }

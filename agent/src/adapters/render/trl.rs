@@ -40,8 +40,9 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
             .collect(),
         environment: Vec::new(),
         files: vec![(NAME.to_owned(), config.to_file())],
-        told: told(job, scene, &config),
+        told: told(job, scene, &config, None),
         stop: hugging_face::stop(scene),
+        trigger: None,
         pushes: hugging_face::pushes(scene),
     })
 }
