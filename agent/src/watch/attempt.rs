@@ -238,7 +238,7 @@ impl Reader {
             }
         }
         self.tool_cursor = Some(batch.cursor);
-        Ok((read, tool.keep(ends)))
+        Ok((read, tool.keep(Instant::now(), ends)))
     }
 
     fn read_logs(

@@ -297,8 +297,7 @@ impl ToolReader {
     }
 
     /// Takes complete checkpoints away from the tool. Returns whether there is nothing left to take.
-    pub(super) fn keep(&mut self, ended: bool) -> bool {
-        let now = Instant::now();
+    pub(super) fn keep(&mut self, now: Instant, ended: bool) -> bool {
         let all = self.keeper.look(now, ended);
         if !ended {
             self.ask_for_a_save(now);

@@ -9,6 +9,8 @@ use hone_proto::id::{Attempt, Generation, JobId, Token};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::adapters::job::StopSignal;
+use crate::adapters::steering::Steering;
 use crate::layout::Layout;
 use crate::logs::LogItem;
 use crate::logs::parser::{LogParser, Progress as LogProgress};
@@ -33,6 +35,10 @@ struct World {
 
 impl World {
     fn new(trainer: Value) -> Self {
+        Self::of(json!({"trainer": trainer, "model": {"name": "org/base"}}))
+    }
+
+    fn of(spec: Value) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let token = Token { generation: Generation::new(1), attempt: Attempt::new(1) };
         let id = AttemptId { job: JobId::new(1), token };
@@ -41,8 +47,7 @@ impl World {
         for folder in dirs.writable().into_iter().chain([dirs.kept()]) {
             fs::create_dir_all(folder).expect("made");
         }
-        let spec = json!({"trainer": trainer, "model": {"name": "org/base"}}).to_string();
-        let job = ToolJob::of_spec(&spec).expect("a spec").expect("a tool");
+        let job = ToolJob::of_spec(&spec.to_string()).expect("a spec").expect("a tool");
         let pushes = Pushes::new(layout);
         let reader = ToolReader::new(id, &dirs, &pushes, job.clone());
         let (cursor, clock, told) = (ToolCursor::default(), Instant::now(), BTreeMap::new());
@@ -103,7 +108,7 @@ impl World {
         for entry in fs::read_dir(saved).expect("the fixture").flatten() {
             fs::copy(entry.path(), place.join(entry.file_name())).expect("copied");
         }
-        while !self.reader.keep(true) {
+        while !self.reader.keep(self.clock, true) {
             std::thread::yield_now();
         }
     }
@@ -279,4 +284,28 @@ fn the_first_process_s_own_words_explain_a_launcher_s_end() {
         "extraInfo": {"py_callstack": trace}}});
     fs::write(world.dirs.metrics().join(ERROR_NAME), error.to_string()).expect("written");
     assert_eq!(world.reader.last_word(Some(1)).code, 80);
+}
+
+#[test]
+fn a_tool_that_can_be_asked_is_asked_for_a_checkpoint_when_one_is_due() {
+    let spec = json!({"trainer": {"kind": "axolotl"}, "checkpoint": {"every_minutes": 2.0}});
+    let mut world = World::of(spec);
+    let steering = Steering {
+        stop: StopSignal::None,
+        grace: Duration::from_secs(60),
+        trigger: Some(trigger::AXOLOTL.to_owned()),
+    };
+    steering::keep(&world.dirs, &steering).expect("kept");
+    let asked = world.dirs.output().join(trigger::AXOLOTL);
+    let look = |world: &mut World, after| {
+        world.clock += Duration::from_secs(after);
+        world.reader.keep(world.clock, false);
+        asked.exists()
+    };
+    assert!(!look(&mut world, 600), "nothing is trained yet");
+    world.reader.progress.step = Some(Step::new(1));
+    assert!(!look(&mut world, 1) && !look(&mut world, 119));
+    assert!(look(&mut world, 1));
+    fs::remove_file(&asked).expect("the tool takes it away");
+    assert!(!look(&mut world, 600), "it was asked once");
 }
