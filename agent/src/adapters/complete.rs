@@ -10,6 +10,7 @@ use hone_proto::pattern::PathPattern;
 use hone_proto::quantity::Bytes;
 
 use super::job::{Complete, ToolJob};
+use crate::tools::shards::{self, INDEX_NAME, MAX_INDEX_SIZE};
 use crate::tools::state::{MAX_STATE_SIZE, STATE_NAME, TrainerState};
 use crate::tools::{safetensors, zip_end};
 use crate::trainer::{Dir, Entry, EntryKind, FileError, RelPath, WalkBounds, open_file, step_of};
@@ -25,10 +26,6 @@ const UNDER_WAY: &str = "checkpoint-is-incomplete.txt";
 /// Weights in one file, by method.
 const WEIGHTS: [&str; 3] =
     ["adapter_model.safetensors", "model.safetensors", "pytorch_model_fsdp.bin"];
-/// Weights in several.
-const INDEX: &str = "model.safetensors.index.json";
-/// Largest index.
-const MAX_INDEX: Bytes = Bytes::mib(16);
 /// Largest `latest` of DeepSpeed: the name of a folder.
 const MAX_LATEST: Bytes = Bytes::new(4096);
 
@@ -244,14 +241,12 @@ fn weights(dir: &Dir, has: &impl Fn(&str) -> bool) -> Result<(), String> {
     if WEIGHTS.iter().any(|name| has(name)) {
         return Ok(());
     }
-    if !has(INDEX) {
+    if !has(INDEX_NAME) {
         return Err("its weights are missing".to_owned());
     }
-    let index: serde_json::Value = serde_json::from_slice(&read(dir, INDEX, MAX_INDEX)?)
-        .map_err(|error| format!("{INDEX}: {error}"))?;
-    let map = index.get("weight_map").and_then(serde_json::Value::as_object);
-    let map = map.ok_or_else(|| format!("{INDEX} names no file"))?;
-    let missing = map.values().filter_map(serde_json::Value::as_str).find(|name| !has(name));
+    let names = shards::names(&read(dir, INDEX_NAME, MAX_INDEX_SIZE)?)
+        .map_err(|error| format!("{INDEX_NAME}: {error}"))?;
+    let missing = names.into_iter().find(|name| !has(name));
     missing.map_or(Ok(()), |name| Err(format!("{name} is missing")))
 }
 
