@@ -10,6 +10,7 @@ pub mod config;
 pub mod job;
 pub mod keep;
 pub mod push;
+pub mod ranks;
 pub mod render;
 pub mod stopping;
 pub mod verdict;

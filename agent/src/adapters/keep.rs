@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::complete::{BOUNDS, Candidate, Rule, candidates, judge};
 use super::job::{ToolJob, ToolKind};
+use super::ranks;
 use crate::layout::AttemptDirs;
 use crate::tools::state::{MAX_STATE_SIZE, STATE_NAME};
 use crate::trainer::{
@@ -94,16 +95,12 @@ impl Keeper {
     #[must_use]
     pub fn new(dirs: AttemptDirs, job: ToolJob) -> Self {
         let done: BTreeSet<Step> = kept_in(&dirs).into_iter().map(|(step, _)| step).collect();
-        Self {
-            rule: Rule::of(&job),
-            dirs,
-            job,
-            seen: BTreeMap::new(),
-            newest: done.last().copied(),
-            done,
-            taking: None,
-            packaged: false,
+        let (newest, mut rule) = (done.last().copied(), Rule::of(&job, ranks::kept(&dirs)));
+        if let Some(step) = newest {
+            rule.learn_in(&dirs.kept().join(name_of(step)));
         }
+        let (seen, taking, packaged) = (BTreeMap::new(), None, false);
+        Self { dirs, rule, job, seen, done, newest, taking, packaged }
     }
 
     /// The folder of the newest checkpoint that is kept, and its step.
@@ -137,6 +134,7 @@ impl Keeper {
                 self.seen.entry(step).and_modify(|seen| seen.wanting = true);
                 continue;
             }
+            self.rule.learn(&candidate.entries);
             self.done.insert(step);
             match begin(&output, &candidate) {
                 Ok(take) => {

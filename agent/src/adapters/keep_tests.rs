@@ -5,6 +5,7 @@ use std::time::Duration;
 use hone_proto::id::{Attempt, AttemptId, Generation, JobId, Token};
 
 use super::*;
+use crate::adapters::complete::Saves;
 use crate::layout::Layout;
 
 const FIXTURE: &str =
@@ -81,7 +82,7 @@ fn a_whole_checkpoint_is_taken_once_it_is_still_and_stays_when_the_tool_rotates(
 fn what_the_tool_removes_while_it_is_copied_is_taken_whole_and_what_it_rewrites_is_not() {
     let world = World::new();
     let place = world.save("checkpoint-40");
-    let rule = Rule::HuggingFace;
+    let rule = Rule::HuggingFace(Saves::default());
     let output = Dir::open(&world.dirs.output()).expect("opened");
     let opened = || {
         let found = candidates(&output, &rule).expect("listed");
@@ -165,6 +166,77 @@ fn what_several_ranks_write_is_whole_once_the_file_that_names_the_parts_is_there
     fs::write(place.join("rng_state_1.pth"), &random).expect("written");
     assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "rank 0 wrote none");
     fs::write(place.join("rng_state_0.pth"), &random).expect("written");
+    assert_eq!(world.settle(&mut keeper), [40]);
+}
+
+#[test]
+fn every_rank_that_is_known_of_must_have_saved() {
+    let random = |place: &Path, ranks: std::ops::Range<u32>| {
+        let _ = fs::remove_file(place.join("rng_state.pth"));
+        for rank in ranks {
+            let to = place.join(format!("rng_state_{rank}.pth"));
+            fs::copy(Path::new(FIXTURE).join("rng_state.pth"), to).expect("copied");
+        }
+    };
+    // hone started two.
+    let mut world = World::new();
+    ranks::keep(&world.dirs, Some(2)).expect("kept");
+    let mut keeper = world.keeper(json!({"kind": "llamafactory"}));
+    let place = world.save("checkpoint-40");
+    random(&place, 0..1);
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "the last rank is behind");
+    random(&place, 1..2);
+    assert_eq!(world.settle(&mut keeper), [40]);
+
+    // A script started three; the first checkpoint shows it, also to another life of the agent.
+    let mut world = World::new();
+    let mut keeper = world.keeper(json!({"kind": "hf"}));
+    random(&world.save("checkpoint-40"), 0..3);
+    assert_eq!(world.settle(&mut keeper), [40]);
+    for mut keeper in [keeper, world.keeper(json!({"kind": "hf"}))] {
+        let place = world.save("checkpoint-41");
+        let state = fs::read_to_string(place.join("trainer_state.json")).expect("text");
+        let state = state.replace("\"global_step\": 40", "\"global_step\": 41");
+        fs::write(place.join("trainer_state.json"), state).expect("written");
+        random(&place, 0..2);
+        assert_eq!(world.settle(&mut keeper), [40], "the third is behind");
+        random(&place, 2..3);
+        assert_eq!(world.settle(&mut keeper), [40, 41]);
+        fs::remove_dir_all(place).expect("rotated");
+        fs::remove_dir_all(world.dirs.kept().join("checkpoint-41")).expect("forgotten");
+    }
+
+    // None has saved.
+    let mut world = World::new();
+    let mut keeper = world.keeper(json!({"kind": "trl"}));
+    random(&world.save("checkpoint-40"), 0..0);
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0]);
+}
+
+#[test]
+fn weights_alone_are_a_checkpoint_where_their_user_asked_for_no_more() {
+    for (asked, taken) in [(json!({}), &[][..]), (json!({"save_only_model": true}), &[40][..])] {
+        let mut world = World::new();
+        let mut keeper = world.keeper(json!({"kind": "trl", "override": asked}));
+        let place = world.save("checkpoint-40");
+        for name in ["optimizer.pt", "scheduler.pt", "rng_state.pth"] {
+            fs::remove_file(place.join(name)).expect("not saved");
+        }
+        assert_eq!(world.settle(&mut keeper), taken, "{asked}");
+    }
+    let mut world = World::new();
+    let mut keeper = world.keeper(json!({"kind": "trl", "override": {"save_only_model": true}}));
+    let place = world.save("checkpoint-40");
+    fs::remove_file(place.join("adapter_model.safetensors")).expect("not yet");
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "weights it must hold");
+    fs::write(
+        place.join("model.safetensors.index.json"),
+        r#"{"weight_map": {"a": "a.safetensors"}}"#,
+    )
+    .expect("written");
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "in every file that is named");
+    fs::copy(Path::new(FIXTURE).join("adapter_model.safetensors"), place.join("a.safetensors"))
+        .expect("copied");
     assert_eq!(world.settle(&mut keeper), [40]);
 }
 

@@ -16,6 +16,7 @@ use super::launch::user_of;
 use super::{Performer, image_name, never, of_file, of_runtime};
 use crate::adapters::job::ToolJob;
 use crate::adapters::push::{TOKEN_NAME, url};
+use crate::adapters::ranks;
 use crate::adapters::render::{Rendered, Scene, TOOL_DIR, render};
 use crate::adapters::stopping;
 use crate::adapters::versions::{PYTHONS, QUESTION, Versions};
@@ -205,6 +206,7 @@ impl Tool {
             give_file(&token, &text, Some(owner))?;
         }
         stopping::keep(dirs, self.rendered.stop, self.grace).map_err(of_file(dirs.root()))?;
+        ranks::keep(dirs, self.rendered.ranks).map_err(of_file(dirs.root()))?;
         let kept = dirs.kept();
         fs::create_dir_all(&kept).map_err(of_file(&kept))
     }

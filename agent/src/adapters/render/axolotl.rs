@@ -38,6 +38,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         told: told(job, scene, &config),
         stop: hugging_face::stop(scene),
         pushes: hugging_face::pushes(scene),
+        ranks: Some(scene.gpus.max(1)),
     })
 }
 

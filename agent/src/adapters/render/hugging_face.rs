@@ -162,5 +162,6 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         told: told(job, scene, &config),
         stop: stop(scene),
         pushes: pushes(scene),
+        ranks: None,
     })
 }

@@ -48,6 +48,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         told: told(job, scene, &config),
         stop: StopSignal::None,
         pushes: hugging_face::pushes(scene),
+        ranks: Some(scene.gpus.max(1)),
     })
 }
 

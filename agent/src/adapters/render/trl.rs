@@ -43,6 +43,8 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         told: told(job, scene, &config),
         stop: hugging_face::stop(scene),
         pushes: hugging_face::pushes(scene),
+        // Its launcher counts for itself, and may be configured in the image.
+        ranks: None,
     })
 }
 
