@@ -28,3 +28,6 @@ pub mod zip_end;
 mod fixtures;
 #[cfg(test)]
 mod flood_tests;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;

@@ -49,7 +49,7 @@ pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, serde_json::Error> {
 }
 
 /// The same document in strict JSON, at most three times as long.
-fn strict(bytes: &[u8]) -> Cow<'_, [u8]> {
+pub(super) fn strict(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut out: Option<Vec<u8>> = None;
     let (mut copied, mut at) = (0, 0);
     while at < bytes.len() {
