@@ -219,6 +219,16 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_the_nearest_to_what_is_written() {
+        for text in
+            ["18446744073947557939", "5.399510192871094", "-9.2233720368546854e70", "5e-324"]
+        {
+            let Real(number) = from_slice(text.as_bytes()).expect("a number");
+            assert_eq!(Ok(number.to_bits()), text.parse().map(f64::to_bits), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_not_json_stays_an_error() {
         for bad in ["", "{", "{\"a\": NaN", "NaN", "{\"a\": Nan}", "{'a': 1}", "{NaN: 1}x", "\"\\"]
         {
