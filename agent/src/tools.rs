@@ -7,7 +7,7 @@
 //!
 //! Figures become [`point::Point`]s under hone's names ([`names`]), ranked by [`point::Source`]: pushed ([`push`]),
 //! JSON lines ([`lines`]), TensorBoard ([`tfevents`]), the trainer's state ([`state`]), printed ([`printed`]).
-//! [`safetensors`] and [`zip_end`] say which files of a save are whole, [`signs`] and [`elastic`] what a failure was.
+//! [`safetensors`], [`shards`] and [`zip_end`] say which files of a save are whole, [`signs`] and [`elastic`] what a failure was.
 
 mod at;
 pub mod elastic;
@@ -18,6 +18,7 @@ pub mod point;
 pub mod printed;
 pub mod push;
 pub mod safetensors;
+pub mod shards;
 pub mod signs;
 pub mod state;
 pub mod tfevents;
@@ -27,5 +28,8 @@ pub mod zip_end;
 mod fixtures;
 #[cfg(test)]
 mod flood_tests;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod real_runs_tests;

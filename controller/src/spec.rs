@@ -24,6 +24,7 @@ mod read_tool;
 mod read_train;
 mod reader;
 mod resolve;
+mod shown;
 mod standing;
 mod tool;
 mod tool_config;

@@ -3,6 +3,7 @@
 //! state file last. So a folder counts only when every part agrees and nothing in it has changed for a while.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use hone_proto::id::Step;
@@ -10,6 +11,8 @@ use hone_proto::pattern::PathPattern;
 use hone_proto::quantity::Bytes;
 
 use super::job::{Complete, ToolJob};
+use super::render::saves::weights_only;
+use crate::tools::shards::{self, INDEX_NAME, MAX_INDEX_SIZE};
 use crate::tools::state::{MAX_STATE_SIZE, STATE_NAME, TrainerState};
 use crate::tools::{safetensors, zip_end};
 use crate::trainer::{Dir, Entry, EntryKind, FileError, RelPath, WalkBounds, open_file, step_of};
@@ -25,18 +28,23 @@ const UNDER_WAY: &str = "checkpoint-is-incomplete.txt";
 /// Weights in one file, by method.
 const WEIGHTS: [&str; 3] =
     ["adapter_model.safetensors", "model.safetensors", "pytorch_model_fsdp.bin"];
-/// Weights in several.
-const INDEX: &str = "model.safetensors.index.json";
-/// Largest index.
-const MAX_INDEX: Bytes = Bytes::mib(16);
 /// Largest `latest` of DeepSpeed: the name of a folder.
 const MAX_LATEST: Bytes = Bytes::new(4096);
+
+/// What a whole checkpoint of the `Trainer` holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Saves {
+    /// Processes that train together, where that is known: each saves its random state.
+    pub ranks: Option<usize>,
+    /// Weights alone (`save_only_model`): nothing goes on exactly from there, which its user knows.
+    pub weights_only: bool,
+}
 
 /// How a tool's checkpoints are judged.
 #[derive(Debug, Clone)]
 pub enum Rule {
     /// As Hugging Face's `Trainer` writes them.
-    HuggingFace,
+    HuggingFace(Saves),
     /// As the spec says.
     Custom {
         /// Where they lie.
@@ -49,15 +57,17 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// The rule for a job.
+    /// The rule for a job whose tool trains in so many processes, where that is known.
     #[must_use]
-    pub fn of(job: &ToolJob) -> Self {
+    pub fn of(job: &ToolJob, ranks: Option<usize>) -> Self {
         match &job.checkpoint {
             Some(wish) => match PathPattern::new(&wish.path) {
                 Ok(path) => Self::Custom { path, complete: wish.complete.clone() },
                 Err(_) => Self::None,
             },
-            None if job.kind.is_hugging_face() => Self::HuggingFace,
+            None if job.kind.is_hugging_face() => {
+                Self::HuggingFace(Saves { ranks, weights_only: weights_only(job) })
+            }
             None => Self::None,
         }
     }
@@ -66,9 +76,23 @@ impl Rule {
     #[must_use]
     pub fn settle(&self) -> Duration {
         match self {
-            Self::HuggingFace | Self::None => SETTLE,
+            Self::HuggingFace(_) | Self::None => SETTLE,
             // A marker is written last; a moment shows that it is not being rewritten.
             Self::Custom { complete, .. } => complete.settle().unwrap_or(Duration::from_secs(1)),
+        }
+    }
+
+    /// Takes note of how many processes saved a checkpoint that was found whole: later ones are of as many.
+    pub fn learn(&mut self, entries: &[Entry]) {
+        if let Self::HuggingFace(saves) = self {
+            saves.ranks = saves.ranks.max(Some(Ranks::of(entries).count()).filter(|n| *n > 0));
+        }
+    }
+
+    /// The same of a checkpoint that is kept in this folder.
+    pub fn learn_in(&mut self, folder: &Path) {
+        if let Ok(entries) = Dir::open(folder).and_then(|dir| dir.walk(BOUNDS)) {
+            self.learn(&entries);
         }
     }
 }
@@ -94,7 +118,7 @@ pub fn candidates(output: &Dir, rule: &Rule) -> Result<Vec<Candidate>, FileError
     let mut found = BTreeMap::new();
     match rule {
         Rule::None => {}
-        Rule::HuggingFace => {
+        Rule::HuggingFace(_) => {
             for path in output.subdirectories(MAX_ENTRIES)? {
                 let Some(step) = step_of(path.as_str()) else { continue };
                 let entries = walked(output, &path)?;
@@ -129,9 +153,9 @@ fn walked(output: &Dir, path: &RelPath) -> Result<Vec<Entry>, FileError> {
 /// What it lacks, for people.
 pub fn judge(output: &Dir, rule: &Rule, candidate: &Candidate) -> Result<(), String> {
     match rule {
-        Rule::HuggingFace => {
+        Rule::HuggingFace(saves) => {
             let dir = output.dir(&candidate.path).map_err(|error| error.to_string())?;
-            hugging_face(&dir.ok_or("it is gone")?, &candidate.entries, candidate.step)
+            hugging_face(&dir.ok_or("it is gone")?, &candidate.entries, candidate.step, *saves)
         }
         Rule::Custom { complete, .. } => custom(candidate, complete),
         Rule::None => Err("its tool has no checkpoints".to_owned()),
@@ -152,7 +176,7 @@ fn custom(candidate: &Candidate, complete: &Complete) -> Result<(), String> {
 }
 
 /// Whether a folder is a checkpoint of the `Trainer`.
-fn hugging_face(dir: &Dir, entries: &[Entry], step: Step) -> Result<(), String> {
+fn hugging_face(dir: &Dir, entries: &[Entry], step: Step, saves: Saves) -> Result<(), String> {
     let has = |name: &str| entries.iter().any(|entry| entry.path.as_str() == name);
     if has(UNDER_WAY) {
         return Err("the tool says that it is still being written".to_owned());
@@ -167,16 +191,10 @@ fn hugging_face(dir: &Dir, entries: &[Entry], step: Step) -> Result<(), String> 
     if ranks.weights != Some(true) {
         weights(dir, &has)?;
     }
-    let deepspeed = deepspeed(dir, entries)?;
-    // DeepSpeed may keep it among its own.
-    if !deepspeed && !has("scheduler.pt") {
-        return Err("scheduler.pt is missing: nothing could go on exactly from here".to_owned());
+    if !saves.weights_only {
+        training_state(dir, entries, &ranks)?;
+        ranks.random_states(saves.ranks)?;
     }
-    if !deepspeed && !has("optimizer.pt") && !has("optimizer.bin") && ranks.optimizer != Some(true)
-    {
-        return Err("the optimizer's state is missing: it would go on with a fresh one".to_owned());
-    }
-    ranks.random_states()?;
     for entry in entries {
         let path = entry.path.as_str();
         if (path.ends_with(".pt") || path.ends_with(".pth")) && !whole_archive(dir, &entry.path)? {
@@ -185,6 +203,22 @@ fn hugging_face(dir: &Dir, entries: &[Entry], step: Step) -> Result<(), String> 
         if path.ends_with(".safetensors") {
             whole_tensors(dir, &entry.path)?;
         }
+    }
+    Ok(())
+}
+
+/// Whether the state of optimizer and schedule is there: without it a run would go on with fresh ones, and say nothing.
+fn training_state(dir: &Dir, entries: &[Entry], ranks: &Ranks) -> Result<(), String> {
+    let has = |name: &str| entries.iter().any(|entry| entry.path.as_str() == name);
+    // DeepSpeed may keep both among its own.
+    if deepspeed(dir, entries)? {
+        return Ok(());
+    }
+    if !has("scheduler.pt") {
+        return Err("scheduler.pt is missing: nothing could go on exactly from here".to_owned());
+    }
+    if !has("optimizer.pt") && !has("optimizer.bin") && ranks.optimizer != Some(true) {
+        return Err("the optimizer's state is missing: it would go on with a fresh one".to_owned());
     }
     Ok(())
 }
@@ -198,6 +232,8 @@ struct Ranks {
     optimizer: Option<bool>,
     /// Ranks whose random state is there.
     random: BTreeSet<u32>,
+    /// The random state of the only process of a run is there.
+    alone: bool,
 }
 
 impl Ranks {
@@ -213,14 +249,30 @@ impl Ranks {
             }
             let rank = path.strip_prefix("rng_state_").and_then(|rest| rest.strip_suffix(".pth"));
             ranks.random.extend(rank.and_then(|rank| rank.parse::<u32>().ok()));
+            ranks.alone |= path == "rng_state.pth";
         }
         ranks
     }
 
-    /// How many ranks there are is not known here; that one before the last has written nothing is seen.
-    fn random_states(&self) -> Result<(), String> {
-        let missing = (0..).zip(&self.random).find(|(expected, rank)| expected != *rank);
-        missing.map_or(Ok(()), |(rank, _)| Err(format!("rng_state_{rank}.pth is missing")))
+    /// How many processes have saved their random state.
+    fn count(&self) -> usize {
+        self.random.len().max(usize::from(self.alone))
+    }
+
+    /// Whether each of so many ranks has saved its random state. Where it is not known how many there are, that one
+    /// before the last has not is seen all the same.
+    fn random_states(&self, known: Option<usize>) -> Result<(), String> {
+        if self.count() == 0 {
+            return Err("no process has saved its random state".to_owned());
+        }
+        let behind = (0..).zip(&self.random).find(|(expected, rank)| expected != *rank);
+        if let Some((rank, _)) = behind {
+            return Err(format!("rng_state_{rank}.pth is missing"));
+        }
+        match known.filter(|known| *known > self.count()) {
+            Some(known) => Err(format!("{} of {known} ranks have saved", self.count())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -244,14 +296,12 @@ fn weights(dir: &Dir, has: &impl Fn(&str) -> bool) -> Result<(), String> {
     if WEIGHTS.iter().any(|name| has(name)) {
         return Ok(());
     }
-    if !has(INDEX) {
+    if !has(INDEX_NAME) {
         return Err("its weights are missing".to_owned());
     }
-    let index: serde_json::Value = serde_json::from_slice(&read(dir, INDEX, MAX_INDEX)?)
-        .map_err(|error| format!("{INDEX}: {error}"))?;
-    let map = index.get("weight_map").and_then(serde_json::Value::as_object);
-    let map = map.ok_or_else(|| format!("{INDEX} names no file"))?;
-    let missing = map.values().filter_map(serde_json::Value::as_str).find(|name| !has(name));
+    let names = shards::names(&read(dir, INDEX_NAME, MAX_INDEX_SIZE)?)
+        .map_err(|error| format!("{INDEX_NAME}: {error}"))?;
+    let missing = names.into_iter().find(|name| !has(name));
     missing.map_or(Ok(()), |name| Err(format!("{name} is missing")))
 }
 

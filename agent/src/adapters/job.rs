@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The tools that are known by name, and the rest.
@@ -104,7 +104,7 @@ pub enum ResumeBy {
 }
 
 /// The signal upon which the tool saves and stops, sent to the processes that do the work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StopSignal {
     /// SIGTERM.
@@ -115,22 +115,6 @@ pub enum StopSignal {
     Usr1,
     /// None: it is ended once its next checkpoint is complete, or when the grace is nearly over.
     None,
-}
-
-impl StopSignal {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Term, Self::Int, Self::Usr1, Self::None];
-
-    /// Its word in specs.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Term => "term",
-            Self::Int => "int",
-            Self::Usr1 => "usr1",
-            Self::None => "none",
-        }
-    }
 }
 
 /// A job for a tool, as the attempt's spec states it.

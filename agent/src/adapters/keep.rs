@@ -5,29 +5,24 @@
 //! All files are opened before the first is read, so that a rotation that begins meanwhile takes nothing away; a file
 //! that changed under the copy spoils it.
 
+mod copy;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest;
 use hone_proto::id::Step;
-use hone_proto::quantity::Bytes;
-use serde_json::{Value, json};
 
+use self::copy::{KeepError, Take, copy};
 use super::complete::{BOUNDS, Candidate, Rule, candidates, judge};
 use super::job::{ToolJob, ToolKind};
+use super::steering;
 use crate::layout::AttemptDirs;
-use crate::tools::state::{MAX_STATE_SIZE, STATE_NAME};
 use crate::trainer::{
-    Dir, Entry, EntryKind, FileError, MANIFEST_NAME, PACKAGE_NAME, PlainFile, RelPath,
-    complete_checkpoints,
+    Dir, Entry, EntryKind, MANIFEST_NAME, PACKAGE_NAME, PlainFile, RelPath, complete_checkpoints,
 };
 
-/// Largest description of an adapter.
-const MAX_CONFIG: Bytes = Bytes::mib(1);
 /// What training needs and a package does not.
 const OF_TRAINING: [&str; 8] = [
     "optimizer",
@@ -39,19 +34,6 @@ const OF_TRAINING: [&str; 8] = [
     "global_step",
     "latest",
 ];
-
-/// Why something could not be taken.
-#[derive(Debug, thiserror::Error)]
-enum KeepError {
-    #[error("{path}: {why}")]
-    File { path: PathBuf, why: io::Error },
-    #[error(transparent)]
-    Read(#[from] FileError),
-    #[error("{0} is gone")]
-    Gone(RelPath),
-    #[error("{0} changed while it was taken")]
-    Changed(String),
-}
 
 /// Takes the checkpoints of one attempt.
 #[derive(Debug)]
@@ -82,32 +64,18 @@ struct Seen {
 /// A copy under way, of a checkpoint's step or of the package.
 type Taking = (Option<Step>, JoinHandle<Result<(), KeepError>>);
 
-/// Files to copy under one name.
-struct Take {
-    name: String,
-    step: Step,
-    kind: &'static str,
-    files: Vec<(String, PlainFile)>,
-    /// What an adapter says its base is called.
-    base: Option<String>,
-}
-
 impl Keeper {
     /// For an attempt of this job; what was kept by an earlier life of the agent is known.
     #[must_use]
     pub fn new(dirs: AttemptDirs, job: ToolJob) -> Self {
         let done: BTreeSet<Step> = kept_in(&dirs).into_iter().map(|(step, _)| step).collect();
-        Self {
-            rule: Rule::of(&job),
-            dirs,
-            job,
-            seen: BTreeMap::new(),
-            newest: done.last().copied(),
-            save_took: None,
-            done,
-            taking: None,
-            packaged: false,
+        let ranks = steering::kept(&dirs).and_then(|steering| steering.ranks);
+        let (newest, mut rule) = (done.last().copied(), Rule::of(&job, ranks));
+        if let Some(step) = newest {
+            rule.learn_in(&dirs.kept().join(name_of(step)));
         }
+        let (seen, taking, packaged) = (BTreeMap::new(), None, false);
+        Self { dirs, rule, job, seen, done, newest, save_took: None, taking, packaged }
     }
 
     /// The folder of the newest checkpoint that is kept, and its step.
@@ -148,6 +116,7 @@ impl Keeper {
                 self.seen.entry(step).and_modify(|seen| seen.wanting = true);
                 continue;
             }
+            self.rule.learn(&candidate.entries);
             self.done.insert(step);
             self.save_took = self.seen.get(&step).map(|seen| seen.since - seen.first);
             match begin(&output, &candidate) {
@@ -314,94 +283,6 @@ fn all_opened<'a>(
             Ok((entry.path.as_str().to_owned(), file))
         })
         .collect()
-}
-
-/// Copies aside, writes the manifest last, and gives the final name.
-fn copy(kept: &Path, take: &Take) -> Result<(), KeepError> {
-    let aside = kept.join(format!("{}.tmp", take.name));
-    let of = |path: &Path| {
-        let path = path.to_owned();
-        move |why| KeepError::File { path, why }
-    };
-    let _ = fs::remove_dir_all(&aside);
-    fs::create_dir_all(&aside).map_err(of(&aside))?;
-    let mut listed = Vec::new();
-    for (name, file) in &take.files {
-        let place = aside.join(name);
-        if let Some(folder) = place.parent() {
-            fs::create_dir_all(folder).map_err(of(folder))?;
-        }
-        let (size, sha256) = match rewritten(name, file, take)? {
-            Some(content) => {
-                write_synced(&place, &content).map_err(of(&place))?;
-                (content.len() as u64, digest::digest(&digest::SHA256, &content))
-            }
-            None => copy_file(file, &place)?,
-        };
-        listed.push(json!({"path": name, "bytes": size, "sha256": hex(&sha256)}));
-    }
-    let manifest = json!({"v": 1, "step": take.step.get(), "kind": take.kind, "files": listed});
-    let place = aside.join(MANIFEST_NAME);
-    write_synced(&place, manifest.to_string().as_bytes()).map_err(of(&place))?;
-    let named = kept.join(&take.name);
-    let _ = fs::remove_dir_all(&named);
-    fs::rename(&aside, &named).map_err(of(&named))?;
-    File::open(kept).and_then(|folder| folder.sync_all()).map_err(of(kept))
-}
-
-/// Small files that must not be kept as they are: a path of this attempt's folder crashes older versions elsewhere, and
-/// an adapter's base is known by its public name.
-fn rewritten(name: &str, file: &PlainFile, take: &Take) -> Result<Option<Vec<u8>>, KeepError> {
-    if name == STATE_NAME {
-        let content = file.read_all(MAX_STATE_SIZE)?;
-        return Ok(Some(without_best_path(&content)));
-    }
-    if name == "adapter_config.json"
-        && let Some(base) = &take.base
-    {
-        let content = file.read_all(MAX_CONFIG)?;
-        if let Ok(Value::Object(mut config)) = serde_json::from_slice(&content) {
-            config.insert("base_model_name_or_path".to_owned(), Value::String(base.clone()));
-            return Ok(Some(Value::Object(config).to_string().into_bytes()));
-        }
-    }
-    Ok(None)
-}
-
-/// The state file with no path of the best checkpoint; everything else to the byte, NaN included.
-fn without_best_path(content: &[u8]) -> Vec<u8> {
-    const KEY: &str = "\"best_model_checkpoint\":";
-    let Ok(text) = std::str::from_utf8(content) else { return content.to_vec() };
-    let Some(at) = text.find(KEY).map(|at| at + KEY.len()) else { return content.to_vec() };
-    let rest = text[at..].trim_start();
-    let Some(value) = rest.strip_prefix('"') else { return content.to_vec() };
-    let Some(end) = value.find('"') else { return content.to_vec() };
-    format!("{} null{}", &text[..at], &value[end + 1..]).into_bytes()
-}
-
-fn write_synced(place: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = File::create(place)?;
-    file.write_all(content)?;
-    file.sync_all()
-}
-
-fn copy_file(from: &PlainFile, place: &Path) -> Result<(u64, digest::Digest), KeepError> {
-    let of = |why| KeepError::File { path: place.to_owned(), why };
-    let mut to = File::create(place).map_err(of)?;
-    let mut sha256 = digest::Context::new(&digest::SHA256);
-    let size = from.pieces(|piece| {
-        sha256.update(piece);
-        to.write_all(piece).map_err(of)
-    })?;
-    to.sync_all().map_err(of)?;
-    if from.identity_now()? != from.identity() {
-        return Err(KeepError::Changed(place.display().to_string()));
-    }
-    Ok((size, sha256.finish()))
-}
-
-fn hex(digest: &digest::Digest) -> String {
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

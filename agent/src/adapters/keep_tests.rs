@@ -1,10 +1,16 @@
 //! Checkpoints of a real run, taken, cut off and rotated away.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use hone_proto::id::{Attempt, AttemptId, Generation, JobId, Token};
+use serde_json::{Value, json};
 
 use super::*;
+use crate::adapters::complete::Saves;
+use crate::adapters::job::StopSignal;
+use crate::adapters::steering::Steering;
 use crate::layout::Layout;
 
 const FIXTURE: &str =
@@ -81,7 +87,7 @@ fn a_whole_checkpoint_is_taken_once_it_is_still_and_stays_when_the_tool_rotates(
 fn what_the_tool_removes_while_it_is_copied_is_taken_whole_and_what_it_rewrites_is_not() {
     let world = World::new();
     let place = world.save("checkpoint-40");
-    let rule = Rule::HuggingFace;
+    let rule = Rule::HuggingFace(Saves::default());
     let output = Dir::open(&world.dirs.output()).expect("opened");
     let opened = || {
         let found = candidates(&output, &rule).expect("listed");
@@ -169,6 +175,79 @@ fn what_several_ranks_write_is_whole_once_the_file_that_names_the_parts_is_there
 }
 
 #[test]
+fn every_rank_that_is_known_of_must_have_saved() {
+    let random = |place: &Path, ranks: std::ops::Range<u32>| {
+        let _ = fs::remove_file(place.join("rng_state.pth"));
+        for rank in ranks {
+            let to = place.join(format!("rng_state_{rank}.pth"));
+            fs::copy(Path::new(FIXTURE).join("rng_state.pth"), to).expect("copied");
+        }
+    };
+    // hone started two.
+    let mut world = World::new();
+    let (stop, grace) = (StopSignal::Term, Duration::from_secs(1));
+    let two = Steering { stop, grace, trigger: None, ranks: Some(2) };
+    steering::keep(&world.dirs, &two).expect("kept");
+    let mut keeper = world.keeper(json!({"kind": "llamafactory"}));
+    let place = world.save("checkpoint-40");
+    random(&place, 0..1);
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "the last rank is behind");
+    random(&place, 1..2);
+    assert_eq!(world.settle(&mut keeper), [40]);
+
+    // A script started three; the first checkpoint shows it, also to another life of the agent.
+    let mut world = World::new();
+    let mut keeper = world.keeper(json!({"kind": "hf"}));
+    random(&world.save("checkpoint-40"), 0..3);
+    assert_eq!(world.settle(&mut keeper), [40]);
+    for mut keeper in [keeper, world.keeper(json!({"kind": "hf"}))] {
+        let place = world.save("checkpoint-41");
+        let state = fs::read_to_string(place.join("trainer_state.json")).expect("text");
+        let state = state.replace("\"global_step\": 40", "\"global_step\": 41");
+        fs::write(place.join("trainer_state.json"), state).expect("written");
+        random(&place, 0..2);
+        assert_eq!(world.settle(&mut keeper), [40], "the third is behind");
+        random(&place, 2..3);
+        assert_eq!(world.settle(&mut keeper), [40, 41]);
+        fs::remove_dir_all(place).expect("rotated");
+        fs::remove_dir_all(world.dirs.kept().join("checkpoint-41")).expect("forgotten");
+    }
+
+    // None has saved.
+    let mut world = World::new();
+    let mut keeper = world.keeper(json!({"kind": "trl"}));
+    random(&world.save("checkpoint-40"), 0..0);
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0]);
+}
+
+#[test]
+fn weights_alone_are_a_checkpoint_where_their_user_asked_for_no_more() {
+    for (asked, taken) in [(json!({}), &[][..]), (json!({"save_only_model": true}), &[40][..])] {
+        let mut world = World::new();
+        let mut keeper = world.keeper(json!({"kind": "trl", "override": asked}));
+        let place = world.save("checkpoint-40");
+        for name in ["optimizer.pt", "scheduler.pt", "rng_state.pth"] {
+            fs::remove_file(place.join(name)).expect("not saved");
+        }
+        assert_eq!(world.settle(&mut keeper), taken, "{asked}");
+    }
+    let mut world = World::new();
+    let mut keeper = world.keeper(json!({"kind": "trl", "override": {"save_only_model": true}}));
+    let place = world.save("checkpoint-40");
+    fs::remove_file(place.join("adapter_model.safetensors")).expect("not yet");
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "weights it must hold");
+    fs::write(
+        place.join("model.safetensors.index.json"),
+        r#"{"weight_map": {"a": "a.safetensors"}}"#,
+    )
+    .expect("written");
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "in every file that is named");
+    fs::copy(Path::new(FIXTURE).join("adapter_model.safetensors"), place.join("a.safetensors"))
+        .expect("copied");
+    assert_eq!(world.settle(&mut keeper), [40]);
+}
+
+#[test]
 fn a_custom_checkpoint_is_complete_by_its_marker_or_by_being_still() {
     let mut world = World::new();
     let rule = json!({"path": "ckpt-{step}", "complete": {"marker": "DONE"}});
@@ -205,13 +284,4 @@ fn a_package_holds_no_training_state_and_names_its_base_as_people_do() {
     assert!(!package.join("optimizer.pt").exists() && !package.join("trainer_state.json").exists());
     let config = fs::read_to_string(package.join("adapter_config.json")).expect("there");
     assert!(config.contains(r#""base_model_name_or_path":"org/base""#), "{config}");
-}
-
-#[test]
-fn the_path_of_the_best_checkpoint_is_not_carried_elsewhere() {
-    let state = br#"{"best_model_checkpoint": "/hone/output/checkpoint-20", "loss": NaN}"#;
-    let text = String::from_utf8(without_best_path(state)).expect("text");
-    assert_eq!(text, r#"{"best_model_checkpoint": null, "loss": NaN}"#);
-    let none = br#"{"best_model_checkpoint": null}"#;
-    assert_eq!(without_best_path(none), none);
 }

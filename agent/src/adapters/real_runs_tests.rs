@@ -30,7 +30,7 @@ fn output(fixture: &str) -> PathBuf {
 
 fn rule(kind: &str) -> Rule {
     let spec = json!({"trainer": {"kind": kind}}).to_string();
-    Rule::of(&ToolJob::of_spec(&spec).expect("a spec").expect("a tool"))
+    Rule::of(&ToolJob::of_spec(&spec).expect("a spec").expect("a tool"), None)
 }
 
 /// What is said of the checkpoints in a folder, earliest first.

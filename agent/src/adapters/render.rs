@@ -5,7 +5,7 @@ mod axolotl;
 mod hugging_face;
 mod llamafactory;
 mod lora;
-mod saves;
+pub(super) mod saves;
 mod trl;
 
 use std::fmt::Write as _;
@@ -61,6 +61,8 @@ pub struct Rendered {
     pub trigger: Option<String>,
     /// Whether records can be pushed.
     pub pushes: bool,
+    /// Processes that train together, each of which saves a part; nothing where hone does not start them itself.
+    pub ranks: Option<usize>,
 }
 
 /// A tool that cannot be rendered.
@@ -111,6 +113,7 @@ pub fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
     };
     if !scene.command.is_empty() && !matches!(job.kind, ToolKind::Hf) {
         rendered.command = scene.command.clone();
+        rendered.ranks = None;
     }
     resume(job, scene, &mut rendered);
     rendered.stop = job.stop.unwrap_or(rendered.stop);
@@ -148,6 +151,7 @@ fn plain(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
         stop: StopSignal::Term,
         trigger: None,
         pushes: scene.versions.at_least("transformers", [5, 4]),
+        ranks: None,
     })
 }
 
@@ -195,6 +199,11 @@ fn told(job: &ToolJob, scene: &Scene, config: &Config, trigger: Option<&str>) ->
     }
     if let Some(instead) = saves::told(job).filter(|_| trigger.is_none()) {
         let _ = write!(told, "; {instead}");
+    }
+    if saves::weights_only(job) {
+        told.push_str(
+            "; checkpoints hold weights only: what resumes from one begins with a fresh optimizer",
+        );
     }
     told
 }

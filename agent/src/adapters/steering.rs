@@ -1,15 +1,17 @@
-//! How the tool of an attempt is steered, remembered beside the attempt: the agent that stops it may be another life than
-//! the one that rendered it.
+//! What was settled when an attempt's tool was rendered, remembered beside the attempt: the agent that stops it, or takes
+//! its checkpoints, may be another life than the one that rendered it.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::job::StopSignal;
 use crate::layout::AttemptDirs;
 
-/// What makes a tool save, and what makes it end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What makes a tool save, what makes it end, and who saves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Steering {
     /// How it is stopped.
     pub stop: StopSignal,
@@ -17,10 +19,12 @@ pub struct Steering {
     pub grace: Duration,
     /// The file below its output that makes it save where it is, where it knows one.
     pub trigger: Option<String>,
+    /// Processes that train together, where hone starts them: a checkpoint is whole once each has saved its part.
+    pub ranks: Option<usize>,
 }
 
 fn place(dirs: &AttemptDirs) -> PathBuf {
-    dirs.root().join("stop-by")
+    dirs.root().join("steering.json")
 }
 
 /// Remembers it, out of the container's reach.
@@ -28,25 +32,18 @@ fn place(dirs: &AttemptDirs) -> PathBuf {
 /// # Errors
 /// When it cannot be written.
 pub fn keep(dirs: &AttemptDirs, steering: &Steering) -> io::Result<()> {
-    let Steering { stop, grace, trigger } = steering;
-    let trigger = trigger.as_deref().unwrap_or_default();
-    std::fs::write(place(dirs), format!("{} {} {trigger}", stop.name(), grace.as_secs()))
+    std::fs::write(place(dirs), serde_json::to_vec(steering)?)
 }
 
 /// How the attempt's tool is steered; nothing where hone's own trainer runs.
 #[must_use]
 pub fn kept(dirs: &AttemptDirs) -> Option<Steering> {
-    let text = std::fs::read_to_string(place(dirs)).ok()?;
-    let mut words = text.splitn(3, ' ');
-    let word = words.next().unwrap_or_default();
-    let known = StopSignal::ALL.into_iter().find(|signal| signal.name() == word);
-    let grace = words.next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
-    let trigger = words.next().filter(|name| !name.is_empty()).map(str::to_owned);
-    Some(Steering {
-        stop: known.unwrap_or(StopSignal::None),
-        grace: Duration::from_secs(grace),
-        trigger,
-    })
+    let place = place(dirs);
+    let content = std::fs::read(&place).ok()?;
+    let steering = serde_json::from_slice(&content);
+    steering
+        .inspect_err(|error| tracing::warn!(file = %place.display(), %error, "it cannot be read"))
+        .ok()
 }
 
 #[cfg(test)]
@@ -64,18 +61,13 @@ mod tests {
         let dirs = layout.attempt(AttemptId { job: JobId::new(1), token });
         std::fs::create_dir_all(dirs.root()).expect("made");
         assert_eq!(kept(&dirs), None, "hone's own trainer");
-        for stop in StopSignal::ALL {
-            for trigger in [None, Some("save".to_owned())] {
-                let steering = Steering { stop, grace: Duration::from_secs(120), trigger };
-                keep(&dirs, &steering).expect("kept");
-                assert_eq!(kept(&dirs), Some(steering));
-            }
+        for (stop, trigger, ranks) in [
+            (StopSignal::Term, None, None),
+            (StopSignal::None, Some("save now".to_owned()), Some(8)),
+        ] {
+            let steering = Steering { stop, grace: Duration::from_secs(120), trigger, ranks };
+            keep(&dirs, &steering).expect("kept");
+            assert_eq!(kept(&dirs), Some(steering));
         }
-        std::fs::write(place(&dirs), "term 60").expect("written");
-        let older = kept(&dirs).expect("of an agent that knew of no such file");
-        assert_eq!(
-            (older.stop, older.grace.as_secs(), older.trigger),
-            (StopSignal::Term, 60, None)
-        );
     }
 }

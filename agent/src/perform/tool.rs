@@ -208,6 +208,7 @@ impl Tool {
             stop: self.rendered.stop,
             grace: self.grace,
             trigger: self.rendered.trigger.clone(),
+            ranks: self.rendered.ranks,
         };
         steering::keep(dirs, &steering).map_err(of_file(dirs.root()))?;
         let kept = dirs.kept();

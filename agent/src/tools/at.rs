@@ -36,7 +36,7 @@ impl ReadAt for PlainFile {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl ReadAt for [u8] {
     fn size(&self) -> u64 {
         self.len() as u64

@@ -98,7 +98,9 @@ fn json_lines() {
 #[test]
 fn event_files() {
     let good = b"\x09\0\0\0\0\0\0\x24\x40\x10\x05\x2a\x0a\x0a\x08\x0a\x01x\x15\0\0\x80\x3f";
-    let payloads = [vec![0xff; 200_000], vec![0; 300_000], good.to_vec(), Vec::new()];
+    // A summary of values of which each takes two bytes, and is empty.
+    let values = [&b"\x2a\xc0\xb8\x02"[..], &b"\x0a\x00".repeat(20_000)].concat();
+    let payloads = [vec![0xff; 50_000], vec![0; 300_000], values, good.to_vec(), Vec::new()];
     let parts = payloads.len();
     for payload in payloads {
         bounded(|| {

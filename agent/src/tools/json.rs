@@ -49,7 +49,7 @@ pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, serde_json::Error> {
 }
 
 /// The same document in strict JSON, at most three times as long.
-fn strict(bytes: &[u8]) -> Cow<'_, [u8]> {
+pub(super) fn strict(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut out: Option<Vec<u8>> = None;
     let (mut copied, mut at) = (0, 0);
     while at < bytes.len() {
@@ -216,6 +216,16 @@ mod tests {
         let numbers: Vec<Real> = from_slice(b"[NaN, -Infinity, 3, -3, 0.5]").expect("numbers");
         assert!(numbers[0].0.is_nan());
         assert_eq!(numbers[1..], [Real(f64::NEG_INFINITY), Real(3.0), Real(-3.0), Real(0.5)]);
+    }
+
+    #[test]
+    fn a_number_is_the_nearest_to_what_is_written() {
+        for text in
+            ["18446744073947557939", "5.399510192871094", "-9.2233720368546854e70", "5e-324"]
+        {
+            let Real(number) = from_slice(text.as_bytes()).expect("a number");
+            assert_eq!(Ok(number.to_bits()), text.parse().map(f64::to_bits), "{text}");
+        }
     }
 
     #[test]

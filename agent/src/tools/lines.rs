@@ -21,7 +21,7 @@ const LLAMAFACTORY: &str = "trainer_log.jsonl";
 /// Longest line; the most talkative tool writes a tenth of it.
 const MAX_LINE_LEN: usize = 16 * 1024;
 /// Bytes read in one look, of all files together.
-const MAX_READ_LEN: usize = 1024 * 1024;
+pub(super) const MAX_READ_LEN: usize = 1024 * 1024;
 /// Most figures of a line that are looked at.
 const MAX_FIGURES: usize = 512;
 /// Where else than directly in the folder: tools have a folder per run.
@@ -50,7 +50,7 @@ pub struct LinesCursor {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct FileCursor {
+pub(super) struct FileCursor {
     inode: u64,
     /// Bytes consumed: always a line's start, except while `skipping`.
     offset: u64,
@@ -122,7 +122,7 @@ pub fn poll(dir: &Dir, naming: Naming, cursor: &mut LinesCursor) -> Result<Lines
     Ok(batch)
 }
 
-fn look(
+pub(super) fn look(
     file: &(impl ReadAt + ?Sized),
     inode: u64,
     known: Option<FileCursor>,

@@ -142,6 +142,11 @@ impl Gather {
         self.splits.entry(split).or_default().put(name, value);
     }
 
+    /// How many figures there are.
+    pub(super) fn count(&self) -> usize {
+        self.splits.values().map(|figures| figures.values.len()).sum()
+    }
+
     /// The points, one for each split that has figures, all at the same place.
     pub(super) fn finish(self) -> impl Iterator<Item = Point> {
         let Self { source, at, progress, splits } = self;

@@ -102,6 +102,7 @@ impl PrintedReader {
 }
 
 /// A number as people and Python write it: with commas between thousands, `nan` and `inf` too, with nothing after it.
+/// One that is too large to be held is none: nobody wrote that it is infinite.
 fn number(text: &str) -> Option<f64> {
     let word = text.trim_start_matches(['+', '-']);
     let begins = word.starts_with(|c: char| c.is_ascii_digit() || c == '.');
@@ -109,7 +110,9 @@ fn number(text: &str) -> Option<f64> {
     if !(begins || named) || text.len() > 64 {
         return None;
     }
-    if text.contains(',') { text.replace(',', "").parse().ok() } else { text.parse().ok() }
+    let number: f64 =
+        if text.contains(',') { text.replace(',', "").parse() } else { text.parse() }.ok()?;
+    (named || number.is_finite()).then_some(number)
 }
 
 /// Figures without a place, to be filled.

@@ -163,9 +163,14 @@ fn logged_step(epoch: f64, now: Progress) -> Option<Step> {
     found
 }
 
+/// A figure, in text or not. One that is too large to be held is none: nobody wrote that it is infinite.
 fn number(value: &serde_json::Value) -> Option<f64> {
     match value {
-        serde_json::Value::String(text) => text.trim().parse().ok(),
+        serde_json::Value::String(text) => {
+            let text = text.trim();
+            let named = !text.contains(|c: char| c.is_ascii_digit());
+            text.parse().ok().filter(|number: &f64| named || number.is_finite())
+        }
         other => crate::trainer::record::real(other),
     }
 }

@@ -91,10 +91,11 @@ fn what_no_tool_sends_is_refused_or_harmless() {
     }
     let odd = r#"{"trainerStatus": {"progressPercentage": -5, "estimatedRemainingSeconds": NaN,
         "lastUpdatedTime": "yesterday", "metrics": [{"name": "loss", "value": "high"}, {"name": "epoch", "value": "inf"},
-        {"name": "current_step", "value": "-1"}, {"name": "x", "value": Infinity}]}}"#;
+        {"name": "current_step", "value": "-1"}, {"name": "x", "value": Infinity}, {"name": "y", "value": "1e999"}]}}"#;
     let pushed = reader.read(odd.as_bytes()).expect("a body");
     assert_eq!((pushed.progress.step, pushed.progress.remaining_s), (None, Some(0)));
     assert_eq!(pushed.points[0].values["x"], f64::INFINITY);
+    assert!(!pushed.points[0].values.contains_key("y"), "nobody said that it is infinite");
     let bodies = bodies();
     for len in 0..bodies[1].len() {
         assert_eq!(PushReader::default().read(&bodies[1].as_bytes()[..len]), None);

@@ -17,8 +17,8 @@ use crate::logs::clean_text;
 pub const STATE_NAME: &str = "trainer_state.json";
 /// Largest file that is read: a hundred thousand logs.
 pub const MAX_STATE_SIZE: Bytes = Bytes::mib(32);
-/// Most points that are taken in one go.
-const MAX_POINTS: usize = 10_000;
+/// Most figures that are taken in one go, those of ten thousand logs, and of one log more.
+const MAX_FIGURES: usize = 100_000;
 /// Longest path that is kept.
 const MAX_PATH_LEN: usize = 1024;
 
@@ -140,17 +140,24 @@ impl<'de> Visitor<'de> for History<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let Self { after, state } = self;
         state.points.clear();
+        let mut figures = 0;
         while let Some(entry) = seq.next_element::<Entry>()? {
             let Some(at) = entry.0.progress.step else {
                 state.malformed += 1;
                 continue;
             };
-            // A step is told as a whole, since reading goes on after it.
-            let last = state.points.last().and_then(|point| point.step);
-            state.more |= state.points.len() >= MAX_POINTS && last != Some(at);
-            if !state.more && after.is_none_or(|after| at > after) {
-                state.points.extend(entry.0.finish());
+            if state.more || after.is_some_and(|after| at <= after) {
+                continue;
             }
+            if figures >= MAX_FIGURES {
+                // A step is told as a whole, since reading goes on after it; one that has no end is cut.
+                let is_another = state.points.last().and_then(|point| point.step) != Some(at);
+                state.more = is_another;
+                state.malformed += u64::from(!is_another);
+                continue;
+            }
+            figures += entry.0.count();
+            state.points.extend(entry.0.finish());
         }
         Ok(())
     }

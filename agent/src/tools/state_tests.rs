@@ -39,13 +39,26 @@ fn only_what_is_asked_for_is_told() {
     assert!(later.points.iter().all(|p| p.step == Some(Step::new(40))));
     assert_eq!(later.points.len(), 3, "the train log, and the eval log with a count of tokens");
     let entries: Vec<_> =
-        (0..MAX_POINTS + 7).map(|n| format!("{{\"step\":{n},\"loss\":1}}")).collect();
+        (0..MAX_FIGURES + 7).map(|n| format!("{{\"step\":{n},\"loss\":1}}")).collect();
     let long = format!("{{\"log_history\":[{}],\"global_step\":1}}", entries.join(","));
     let first = parsed(&long);
-    assert_eq!((first.points.len(), first.more), (MAX_POINTS, true));
+    assert_eq!((first.points.len(), first.more), (MAX_FIGURES, true));
     let rest = TrainerState::parse(long.as_bytes(), first.points.last().and_then(|p| p.step));
     let rest = rest.expect("a state");
     assert_eq!((rest.points.len(), rest.more), (7, false));
+}
+
+#[test]
+fn a_step_without_end_is_cut_and_what_it_lost_is_counted() {
+    let entry = |step: u64| format!("{{\"step\":{step},\"loss\":1,\"x\":2,\"eval_loss\":3}}");
+    let entries = format!("{},{}", vec![entry(7); MAX_FIGURES].join(","), entry(8));
+    let text = format!("{{\"log_history\":[{entries}],\"global_step\":9}}");
+    let first = parsed(&text);
+    let figures: usize = first.points.iter().map(|point| point.values.len()).sum();
+    assert_eq!((figures, first.more), (MAX_FIGURES + 2, true), "the last log is whole");
+    assert_eq!(first.malformed, (MAX_FIGURES - MAX_FIGURES.div_ceil(3)) as u64);
+    let rest = TrainerState::parse(text.as_bytes(), Some(Step::new(7))).expect("a state");
+    assert_eq!((rest.points.len(), rest.more, rest.malformed), (2, false, 0));
 }
 
 #[test]

@@ -21,9 +21,10 @@ use taker::{Evaluated, Taker};
 /// What the names of these files contain.
 const NAME_MARK: &str = ".tfevents.";
 /// Bytes read in one look, of all files together.
-const MAX_READ_LEN: usize = 1024 * 1024;
-/// Largest payload that is read; what is larger holds pictures or graphs, not figures.
-const MAX_PAYLOAD_LEN: u64 = 256 * 1024;
+pub(super) const MAX_READ_LEN: usize = 1024 * 1024;
+/// Largest payload that is read; what is larger holds pictures or graphs, not figures. Decoded, one that is made for it
+/// takes a hundred times as much.
+const MAX_PAYLOAD_LEN: u64 = 64 * 1024;
 /// Largest payload that is passed over. Nothing writes larger ones, and the format of messages ends at 2 GiB.
 const MAX_PASSED_LEN: u64 = 1 << 31;
 /// Length and its checksum.
@@ -42,11 +43,11 @@ pub struct EventsCursor {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct FileCursor {
+pub(super) struct FileCursor {
     /// Bytes consumed: always a record's start.
     offset: u64,
     /// Nothing more is read of it.
-    ended: bool,
+    pub(super) ended: bool,
     /// Its size when it was looked at last.
     #[serde(default)]
     size: u64,
@@ -127,7 +128,7 @@ fn time_in_name(path: &str) -> (usize, String) {
 }
 
 /// Reads at most `most` bytes of one file and says how many were used up.
-fn look(
+pub(super) fn look(
     file: &(impl ReadAt + ?Sized),
     path: &str,
     cursor: &mut FileCursor,
@@ -294,7 +295,7 @@ pub(super) fn flood(file: &(impl ReadAt + ?Sized), mut each: impl FnMut(EventsBa
 }
 
 /// A record as it stands in a file.
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn framed(payload: &[u8]) -> Vec<u8> {
     let check = |bytes: &[u8]| u32::try_from(masked(bytes)).expect("32 bits").to_le_bytes();
     let length = (payload.len() as u64).to_le_bytes();

@@ -128,7 +128,7 @@ fn the_last_step_is_told_once_the_file_stands_still() {
 
 #[test]
 fn a_torn_tail_costs_nothing_until_it_is_whole() {
-    let last = framed(&vec![1; 100_000]);
+    let last = framed(&vec![1; 50_000]);
     let bytes = [&written(1, "loss", 1.0)[..], &last].concat();
     let torn = &bytes[..bytes.len() - 1];
     let (mut batch, mut cursor) = (EventsBatch::default(), FileCursor::default());

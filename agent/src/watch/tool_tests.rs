@@ -294,6 +294,7 @@ fn a_tool_that_can_be_asked_is_asked_for_a_checkpoint_when_one_is_due() {
         stop: StopSignal::None,
         grace: Duration::from_secs(60),
         trigger: Some(trigger::AXOLOTL.to_owned()),
+        ranks: None,
     };
     steering::keep(&world.dirs, &steering).expect("kept");
     let asked = world.dirs.output().join(trigger::AXOLOTL);

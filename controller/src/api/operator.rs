@@ -1,15 +1,14 @@
 //! What people ask for. The access layer has checked the role; ownership is the core's to check.
 
+mod tokens;
+
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hone_proto::error::{Reason, Refusal};
 use hone_proto::id::JobId;
 use hone_proto::identity::Role;
-use hone_proto::time::Now;
 use hone_proto::{telemetry, wire};
-use secrecy::ExposeSecret as _;
 use tonic::{Request, Response, Status};
 
 use super::streams::Boxed;
@@ -22,21 +21,7 @@ use crate::core::{Caller, Command, Input, Reply};
 use crate::driver::Handle;
 use crate::identity::Issuer;
 
-/// How long tokens work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenLives {
-    /// A machine's, unless the caller says otherwise.
-    pub usual: Duration,
-    /// At most; an invitation's, unless the caller says otherwise.
-    pub most: Duration,
-}
-
-impl Default for TokenLives {
-    /// Long enough to change windows, short enough to leak; and a day at most.
-    fn default() -> Self {
-        Self { usual: Duration::from_secs(15 * 60), most: Duration::from_secs(24 * 3600) }
-    }
-}
+pub use tokens::TokenLives;
 
 /// What the service knows besides the fleet.
 pub struct Facts {
@@ -120,44 +105,6 @@ impl OperatorService {
         let id = self.fleet.read(move |fleet| find_node(fleet, &name)).await??;
         self.change(caller, request_id, command(id.clone())).await?;
         Ok(Response::new(self.node_view(id.to_string()).await?))
-    }
-
-    async fn make_token(
-        &self,
-        caller: Caller,
-        request: &str,
-        purpose: TokenPurpose,
-        role: Option<Role>,
-        ttl_seconds: u32,
-    ) -> Result<Response<wire::TokenReply>, Status> {
-        let ttl = match (ttl_seconds, &purpose) {
-            // Who joins a machine sits in front of it; a colleague reads the message when the day allows.
-            (0, TokenPurpose::Node) => self.facts.tokens.usual.min(self.facts.tokens.most),
-            (0, TokenPurpose::User(_)) => self.facts.tokens.most,
-            (n, _) => Duration::from_secs(n.into()),
-        };
-        if ttl > self.facts.tokens.most {
-            let most = self.facts.tokens.most.as_secs();
-            let text = format!("a token works for {most} seconds at most here");
-            return Err(Refusal::new(Reason::BadRequest, text).into());
-        }
-        let (secret, parts) = self.facts.issuer.authority.tokens().mint().map_err(internal)?;
-        let expires = Now::read().wall.plus(ttl);
-        let command = Command::MakeToken {
-            public_id: parts.public_id,
-            hash: parts.hash,
-            purpose,
-            role,
-            expires,
-        };
-        self.change(caller, request, command).await?;
-        Ok(Response::new(wire::TokenReply {
-            token: secret.expose_secret().to_owned(),
-            expires_wall_ns: expires.get(),
-            root_fingerprint: self.facts.root_fingerprint.clone(),
-            address: self.facts.address.clone(),
-            control_port: self.facts.control_port.into(),
-        }))
     }
 }
 

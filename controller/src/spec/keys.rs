@@ -240,7 +240,7 @@ pub const KEYS: &[Key] = table! {
     "trainer.checkpoint.complete", Section, Required,
         "What makes a checkpoint complete: one of the following. Nothing else is ever uploaded or resumed from.";
     "trainer.checkpoint.complete.marker", Text, Else("by `settled`"),
-        "A file in the checkpoint that the tool writes last.";
+        "A file that the tool writes last into the checkpoint, which is a folder then.";
     "trainer.checkpoint.complete.settled", Other("a time from 1s to 1h such as `10s`"), Else("by `marker`"),
         "Nothing in it has changed for so long. Weaker than a marker: choose more than the longest pause of a save.";
     "trainer.resume", Section, Else("the tool's own way; with `custom`, the variable `HONE_RESUME_FROM`"),

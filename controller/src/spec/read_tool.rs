@@ -29,6 +29,24 @@ const MAX_ENV: usize = 64;
 /// Bounds of a settle time.
 const SETTLED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
+/// How the names of formats end that are one file, whoever writes them.
+const ONE_FILE: [&str; 14] = [
+    ".keras",
+    ".h5",
+    ".hdf5",
+    ".pt",
+    ".pth",
+    ".pkl",
+    ".joblib",
+    ".npz",
+    ".safetensors",
+    ".gguf",
+    ".onnx",
+    ".msgpack",
+    ".zip",
+    ".tar",
+];
+
 /// The settings of a tool, or none for hone's own trainer, which refuses them.
 pub(super) fn tool(trainer: &Section<'_>, kind: TrainerKind, p: &mut Problems<'_>) -> Option<Tool> {
     if kind == TrainerKind::Hone {
@@ -180,7 +198,22 @@ fn checkpoint(at: &At<'_>, kind: TrainerKind, p: &mut Problems<'_>) -> Option<To
     let section = Section::open(at, p)?;
     let path = section.required("path", p).and_then(|at| template(&at, p));
     let complete = section.required("complete", p).and_then(|at| complete(&at, p));
-    Some(ToolCheckpoint { path: path?, complete: complete? })
+    let (path, complete) = (path?, complete?);
+    if let (Complete::Marker(_), Some(end)) = (&complete, one_file(&path)) {
+        let what = format!("names a file in the checkpoint, which by its `{end}` is itself one");
+        let hint =
+            "say `complete: {settled: 10s}`, or save into a folder whose name ends otherwise";
+        let at = section.get("complete").unwrap_or(At { path: at.path.clone(), node: at.node });
+        p.add(ProblemKind::Conflict, at.here(), what, hint);
+        return None;
+    }
+    Some(ToolCheckpoint { path, complete })
+}
+
+/// The end of a path by which it is one file, and no folder.
+fn one_file(path: &str) -> Option<&'static str> {
+    let path = path.to_ascii_lowercase();
+    ONE_FILE.into_iter().find(|end| path.ends_with(end))
 }
 
 /// A path in which one number stands for what it is a checkpoint of.

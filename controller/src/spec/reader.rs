@@ -6,10 +6,11 @@
 use hone_proto::quantity::Bytes;
 
 use super::error::{Place, ProblemKind, quoted};
-use super::keys::{self, Absent, Shape};
+use super::keys::{self, Shape};
 use super::node::{Entry, Node, Value};
 use super::not_yet;
 use super::problems::Problems;
+use super::shown::plain;
 use super::words::Words;
 
 /// Longest text value; a command's argument may be as long.
@@ -358,49 +359,5 @@ fn range(low: &str, high: &str) -> String {
         format!("must be {low}")
     } else {
         format!("must lie between {low} and {high}")
-    }
-}
-
-/// A number as people write it: no needless point, and an exponent only where zeros would have to be counted.
-fn plain(number: f64) -> String {
-    if number.fract() == 0.0 && number.abs() < 1e15 {
-        format!("{number:.0}")
-    } else {
-        format!("{number:?}")
-    }
-}
-
-impl Shape {
-    /// What the key takes, for messages and the documentation.
-    #[must_use]
-    pub fn takes(self) -> String {
-        match self {
-            Self::Section => "a mapping".to_owned(),
-            Self::SectionOr(short) => format!("a mapping, or {short}"),
-            Self::Text => "text".to_owned(),
-            Self::Path => "a path".to_owned(),
-            Self::Flag => "true or false".to_owned(),
-            Self::Whole(low, high) if low == high => low.to_string(),
-            Self::Whole(low, high) => format!("a whole number from {low} to {high}"),
-            Self::Real(low, high) => format!("a number from {} to {}", plain(low), plain(high)),
-            Self::Size(low, high) => format!("a size from {low} to {high}"),
-            Self::Word(words) => {
-                words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
-            }
-            Self::Other(takes) => takes.to_owned(),
-        }
-    }
-}
-
-impl Absent {
-    /// What holds without the key, for the documentation.
-    #[must_use]
-    pub fn shown(self) -> String {
-        match self {
-            Self::Required => "required".to_owned(),
-            Self::Is(value) => format!("`{value}`"),
-            Self::Else(text) => text.to_owned(),
-            Self::Inner => String::new(),
-        }
     }
 }

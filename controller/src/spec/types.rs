@@ -3,6 +3,8 @@
 //! Fields are visible to this module's readers only: outside, a spec exists exactly when every value is within its
 //! bounds. Serialised, each part is again the YAML (as JSON) that would be read as the same value.
 
+mod method;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -13,9 +15,11 @@ use serde::{Serialize, Serializer};
 use super::error::Origin;
 use super::tool::Tool;
 use super::words::{
-    BadRows, ContainerUser, DataFormat, Export, Kind, LogLevel, LossOn, MethodKind, Network,
-    OptimizerName, Overlong, Precision, Preload, QuantType, ScheduleKind, Template, TrainerKind,
+    BadRows, ContainerUser, DataFormat, Export, Kind, LogLevel, LossOn, Network, OptimizerName,
+    Overlong, Precision, Preload, ScheduleKind, Template, TrainerKind,
 };
+
+pub(super) use method::{Freeze, Lora, Method, Quant, QuantBits, Targets};
 
 /// A validated spec: what the user asked for, complete with every default.
 #[derive(Debug, Clone, Serialize)]
@@ -107,87 +111,6 @@ impl Serialize for EvalData {
             }
         }
         map.end()
-    }
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Method {
-    #[serde(rename = "type")]
-    pub(super) kind: MethodKind,
-    /// Present exactly when `kind` is LoRA.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) lora: Option<Lora>,
-    /// How the base below the LoRA adapter is kept; 16 bits without it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) quant: Option<Quant>,
-    /// Present exactly when `kind` is freeze.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) freeze: Option<Freeze>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Lora {
-    pub(super) r: u32,
-    pub(super) alpha: u32,
-    pub(super) dropout: f64,
-    pub(super) targets: Targets,
-    pub(super) rslora: bool,
-    pub(super) dora: bool,
-}
-
-/// A quantised base.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(super) struct Quant {
-    pub(super) bits: QuantBits,
-    #[serde(rename = "type")]
-    pub(super) kind: QuantType,
-    pub(super) double: bool,
-}
-
-/// Bits of a weight of a quantised base.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) enum QuantBits {
-    #[default]
-    Four,
-    Eight,
-}
-
-impl Serialize for QuantBits {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u8(match self {
-            Self::Four => 4,
-            Self::Eight => 8,
-        })
-    }
-}
-
-/// What is trained while the rest is frozen.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Freeze {
-    /// The last blocks.
-    LastLayers(u32),
-    /// Every module whose name ends so.
-    Modules(Vec<String>),
-}
-
-/// Which layers get an adapter.
-#[derive(Debug, Clone)]
-pub(super) enum Targets {
-    AllLinear,
-    Named(Vec<String>),
-}
-
-impl Targets {
-    pub(super) const ALL_LINEAR: &str = "all-linear";
-}
-
-impl Serialize for Targets {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::AllLinear => serializer.serialize_str(Self::ALL_LINEAR),
-            Self::Named(names) => names.serialize(serializer),
-        }
     }
 }
 

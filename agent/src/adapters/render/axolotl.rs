@@ -42,6 +42,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         stop: StopSignal::None,
         trigger: trigger.map(str::to_owned),
         pushes: hugging_face::pushes(scene),
+        ranks: Some(scene.gpus.max(1)),
     })
 }
 

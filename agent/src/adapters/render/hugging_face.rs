@@ -177,5 +177,6 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         stop: stop(scene),
         trigger: None,
         pushes: pushes(scene),
+        ranks: None,
     })
 }

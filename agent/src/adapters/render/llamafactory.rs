@@ -49,6 +49,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         stop: StopSignal::None,
         trigger: None,
         pushes: hugging_face::pushes(scene),
+        ranks: Some(scene.gpus.max(1)),
     })
 }
 

@@ -61,6 +61,11 @@ pub(super) fn lay(config: &mut Config, job: &ToolJob, asked: bool) {
     }
 }
 
+/// Whether the user had it save weights alone, against what hone lays over the configuration.
+pub(in crate::adapters) fn weights_only(job: &ToolJob) -> bool {
+    job.overrides.get("save_only_model").and_then(Value::as_bool).unwrap_or(false)
+}
+
 /// What of the spec's word the tool cannot be told.
 pub(super) fn told(job: &ToolJob) -> Option<String> {
     if !by_time(job) {

@@ -82,6 +82,22 @@ fn older_versions_get_the_keys_that_they_know() {
 }
 
 #[test]
+fn ranks_are_known_where_hone_starts_them_and_weights_alone_are_told() {
+    let on = |kind: &str, gpus, command: &[&str]| {
+        let versions = [("axolotl", "0.13.0"), ("llamafactory", "0.9.4"), NEW[0], NEW[1]];
+        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        let scene = Scene { gpus, command, ..scene(&versions) };
+        render(&job(json!({"kind": kind})), &scene).expect("rendered").ranks
+    };
+    assert_eq!((on("axolotl", 4, &[]), on("llamafactory", 1, &[])), (Some(4), Some(1)));
+    assert_eq!((on("trl", 2, &[]), on("axolotl", 4, &["mine"])), (None, None));
+    let trainer = json!({"kind": "trl", "override": {"save_only_model": true}});
+    let rendered = render(&job(trainer), &scene(&NEW)).expect("rendered");
+    assert_eq!(config(&rendered)["save_only_model"], json!(true));
+    assert!(rendered.told.contains("weights only"), "{}", rendered.told);
+}
+
+#[test]
 fn a_users_own_file_is_changed_only_where_it_must_be_and_the_changes_are_told() {
     let text = "model_name_or_path: org/model\noutput_dir: ./out\nper_device_train_batch_size: 3\n\
                 logging_steps: 500\nsave_total_limit: 1\nlearning_rate: 1e-4\n";

@@ -44,6 +44,8 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         stop: hugging_face::stop(scene),
         trigger: None,
         pushes: hugging_face::pushes(scene),
+        // Its launcher counts for itself, and may be configured in the image.
+        ranks: None,
     })
 }
 

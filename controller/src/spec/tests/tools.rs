@@ -110,6 +110,25 @@ fn a_custom_package_is_the_last_checkpoint_that_the_spec_describes() {
 }
 
 #[test]
+fn a_checkpoint_that_is_one_file_cannot_hold_a_marker() {
+    let saves = |path: &str, complete: &str| {
+        let save = format!("{{path: '{path}', complete: {{{complete}}}}}");
+        with(&format!("kind: custom, command: [c], checkpoint: {save}"))
+    };
+    for path in ["{step}.keras", "c-{epoch}.PT", "{step}/model.safetensors"] {
+        let error = parse(&saves(path, "marker: DONE"), "job.yaml").expect_err(path);
+        let [problem] = error.problems() else { panic!("{error}") };
+        let told = (problem.kind, problem.path.as_str());
+        assert_eq!(told, (ProblemKind::Conflict, "trainer.checkpoint.complete"), "{error}");
+        assert!(problem.hint.contains("settled: 10s"), "{error}");
+        good(&saves(path, "settled: 5s"));
+    }
+    for path in ["ckpt-{step}", "{step}.keras/all", "epoch={epoch}.ckpt"] {
+        good(&saves(path, "marker: DONE"));
+    }
+}
+
+#[test]
 fn what_the_tool_decides_itself_is_said_once_and_only_where_it_was_given() {
     let keys = "method: full\ntrain: {max_steps: 9, seq_len: 64, optimizer: {lr: 0.1}}\nevaluate: {base_model: true}\n";
     let warned = |trainer: &str| good(&format!("{}{keys}", with(trainer))).warnings();
