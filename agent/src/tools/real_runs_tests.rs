@@ -3,12 +3,12 @@
 //!
 //! The truth is read without hone's code, from the `log_history` of the newest state of the same run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use hone_proto::id::Step;
 
-use super::fixtures;
+use super::fixtures::{Attempt, attempts, text_of};
 use super::lines;
 use super::point::{Point, Split};
 use super::printed::{Dialect, PrintedReader};
@@ -20,9 +20,8 @@ use crate::logs::parser::{LogParser, Progress};
 
 /// Figures that every tool has, under hone's names, which here are the `Trainer`'s too.
 const NAMES: [&str; 4] = ["eval_loss", "grad_norm", "learning_rate", "loss"];
-/// Steps of a whole run, and where the second attempt goes on.
+/// Steps of a whole run.
 const STEPS: u64 = 20;
-const HALF: u64 = 10;
 /// What is kept of an event's figure.
 const SINGLE: f64 = 1e-6;
 /// Half of the fourth digit.
@@ -31,29 +30,7 @@ const FOUR_DIGITS: f64 = 6e-4;
 /// Figures by step and name.
 type Figures = BTreeMap<(u64, String), f64>;
 
-/// What one attempt of a tool left.
-struct Attempt {
-    name: String,
-    folder: PathBuf,
-    /// Steps that were done before.
-    begin: u64,
-}
-
 impl Attempt {
-    fn files(&self, fits: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        walk(&self.folder, &mut found);
-        let is_own =
-            |path: &PathBuf| self.begin > 0 || !path.starts_with(self.folder.join("resumed"));
-        found.retain(|path| is_own(path) && fits(&path.to_string_lossy()));
-        found.sort();
-        found
-    }
-
-    fn text(&self, name: &str) -> String {
-        std::fs::read_to_string(self.folder.join(name)).expect("text")
-    }
-
     fn states(&self) -> Vec<PathBuf> {
         self.files(|path| path.ends_with("trainer_state.json"))
     }
@@ -73,40 +50,9 @@ impl Attempt {
     }
 }
 
-fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).expect("a folder").flatten() {
-        if entry.path().is_dir() {
-            walk(&entry.path(), found);
-        } else {
-            found.push(entry.path());
-        }
-    }
-}
-
-/// The attempts of every tool on the `Trainer` that the recipes made.
-fn attempts() -> Vec<Attempt> {
-    let names = [
-        "hf-4.57.6-full",
-        "hf-5.23.0-full",
-        "trl-1.16.0-lora",
-        "llamafactory-0.9.5-lora",
-        "axolotl-0.18.0-lora",
-    ];
-    let both = |name: &str| {
-        let folder = fixtures::path(name);
-        let resumed = Attempt {
-            name: format!("{name}, resumed"),
-            folder: folder.join("resumed"),
-            begin: HALF,
-        };
-        [Attempt { name: name.to_owned(), folder, begin: 0 }, resumed]
-    };
-    names.into_iter().flat_map(both).collect()
-}
-
 /// The step of a state and its figures, read as plain JSON.
 fn truth_of(path: &Path) -> (u64, Figures) {
-    let text = std::fs::read_to_string(path).expect("text");
+    let text = text_of(path);
     let state: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let mut figures = Figures::new();
     for log in state["log_history"].as_array().expect("a list") {
@@ -291,7 +237,8 @@ fn printed_logs_get_the_steps_that_the_state_says_or_none() {
                 assert_true(&found, &truth, FOUR_DIGITS, &attempt.name);
             }
         }
-        for cut in beside(line_ends(stdout.as_bytes()), stdout.len()) {
+        let logs = stdout.match_indices("\n{'").map(|(at, _)| at + 1);
+        for cut in beside(logs, stdout.len()) {
             let Some(part) = stdout.get(..cut) else { continue };
             let whose = format!("{}, stdout cut at {cut}", attempt.name);
             assert_true(
@@ -327,11 +274,60 @@ fn what_was_pushed_is_true() {
     assert_eq!(read, 8, "all but the one whose transformers is too old, twice each");
 }
 
+/// torchtune's own log: it has no state, so the truth is its text, split at blanks.
+fn torchtune_truth(text: &str) -> Figures {
+    let mut figures = Figures::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let step = words.nth(1).expect("a step").parse().expect("a number");
+        for (tool, name) in [("loss", "loss"), ("lr", "learning_rate"), ("grad_norm", "grad_norm")]
+        {
+            let begin = format!("{tool}:");
+            let word = line.split_whitespace().find_map(|word| word.strip_prefix(&begin));
+            let value = word.expect("a figure").parse().expect("a number");
+            figures.insert((step, name.to_owned()), value);
+        }
+    }
+    figures
+}
+
+#[test]
+fn torchtune_s_log_and_bar_are_read_whole_and_cut_off() {
+    let attempt = Attempt::first("torchtune-0.6.1-lora");
+    let logs = attempt.files(|path| path.contains("/output/logs/log_"));
+    let [log] = logs.as_slice() else { panic!("{logs:?}") };
+    let bytes = std::fs::read(log).expect("bytes");
+    let truth = torchtune_truth(std::str::from_utf8(&bytes).expect("text"));
+    assert_eq!(truth.len() as u64, 3 * STEPS);
+    let (points, malformed) = json_lines(&bytes);
+    assert_eq!((told(&points, "torchtune"), malformed), (truth.clone(), 0));
+    for cut in beside(line_ends(&bytes), bytes.len()) {
+        let whose = format!("torchtune cut at {cut}");
+        let (points, malformed) = json_lines(&bytes[..cut]);
+        assert_eq!(malformed, 0, "{whose}");
+        assert_true(&told(&points, &whose), &truth, 0.0, &whose);
+    }
+    let spoilt = spoilt(&text_of(log), "loss:", "nan", 4).expect("a loss");
+    let (points, _) = json_lines(spoilt.as_bytes());
+    let found = told(&points, "torchtune");
+    assert!(found[&(5, "loss".to_owned())].is_nan() && found.len() == truth.len());
+    // Its bar has the loss of each step too, and is drawn several times with it.
+    let (stdout, stderr) = (attempt.text("stdout.txt"), attempt.text("stderr.txt"));
+    for dialect in [Dialect::Torchtune, Dialect::Any] {
+        let mut steps = BTreeSet::new();
+        for point in printed(dialect, &stdout, &stderr) {
+            assert_true(&told(std::slice::from_ref(&point), "the bar"), &truth, 0.0, "the bar");
+            steps.extend(point.step.map(Step::get));
+        }
+        assert_eq!(steps, (1..=STEPS).collect(), "{dialect:?}");
+    }
+}
+
 /// `text` with the figure of one log replaced, and the step of that log.
 fn spoilt(text: &str, mark: &str, word: &str, nth: usize) -> Option<String> {
     let (at, _) = text.match_indices(mark).nth(nth)?;
     let begin = at + mark.len();
-    let end = begin + text[begin..].find([',', '\n', '}'])?;
+    let end = begin + text[begin..].find([',', ' ', '\n', '}'])?;
     Some(format!("{}{word}{}", &text[..begin], &text[end..]))
 }
 
@@ -357,14 +353,14 @@ fn what_is_no_number_is_told_as_that_and_spoils_nothing_else() {
             let whose = format!("{} with {word}", attempt.name);
             for path in attempt.states() {
                 let (_, truth) = truth_of(&path);
-                let text = std::fs::read_to_string(&path).expect("text");
+                let text = text_of(&path);
                 let text = spoilt(&text, "\"loss\": ", word, nth).expect("a loss");
                 let state = TrainerState::parse(text.as_bytes(), None).expect("a state");
                 assert_spoilt(&told(&state.points, &whose), &truth, nth as u64 + 1, word, &whose);
                 spoils += 1;
             }
             for path in attempt.files(|path| path.ends_with("/output/trainer_log.jsonl")) {
-                let text = std::fs::read_to_string(&path).expect("text");
+                let text = text_of(&path);
                 let (before, _) = json_lines(text.as_bytes());
                 let truth = told(&before, &whose);
                 let text = spoilt(&text, "\"loss\": ", word, nth).expect("a loss");

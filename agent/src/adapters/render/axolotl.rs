@@ -1,4 +1,5 @@
-//! `axolotl train`, from its own keys (0.18, `src/axolotl/utils/schemas/`).
+//! `axolotl train`, from its own keys (`src/axolotl/utils/schemas/`). Version 0.18.0 was run with what is rendered here:
+//! `tests/fixtures/recipes/axolotl`.
 
 use serde_json::{Value, json};
 
@@ -51,7 +52,7 @@ fn trigger_of(scene: &Scene) -> Option<&'static str> {
     scene.versions.at_least("axolotl", [0, 14]).then_some(trigger::AXOLOTL)
 }
 
-/// Its own names for what is hone's to decide; it refuses keys that it does not know, and these it passes on.
+/// Its own names for what is hone's to decide. It passes over keys that it does not know and says nothing.
 fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     config.lay("output_dir", OUTPUT);
     config.lay("dataset_prepared_path", "/hone/cache/prepared");

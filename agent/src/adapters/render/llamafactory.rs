@@ -1,4 +1,5 @@
-//! `llamafactory-cli train`, from its own keys (0.9.x, `hparams/`, `data/README.md`).
+//! `llamafactory-cli train`, from its own keys (0.9.x, `hparams/`, `data/README.md`) and those of `TrainingArguments`.
+//! Version 0.9.5 was run with what is rendered here: `tests/fixtures/recipes/llamafactory`.
 
 use serde_json::{Map, Value, json};
 
@@ -7,7 +8,7 @@ use super::{
     told,
 };
 use crate::adapters::config::Config;
-use crate::adapters::job::{StopSignal, ToolJob};
+use crate::adapters::job::ToolJob;
 
 /// The rendered configuration.
 const NAME: &str = "llamafactory.yaml";
@@ -27,9 +28,6 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
     hugging_face::overlay(&mut config, job, scene);
     // Every example of its own sets it, and so throws away what it could continue from.
     config.lay("overwrite_output_dir", false);
-    // Its arguments are its own: these two are not among them.
-    config.drop("enable_jit_checkpoint");
-    config.drop("auto_find_batch_size");
     config.override_with(&job.overrides);
     files.push((NAME.to_owned(), config.to_file()));
     let mut environment = Vec::new();
@@ -46,7 +44,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         environment,
         files,
         told: told(job, scene, &config, None),
-        stop: StopSignal::None,
+        stop: hugging_face::stop(scene),
         trigger: None,
         pushes: hugging_face::pushes(scene),
         ranks: Some(scene.gpus.max(1)),

@@ -162,6 +162,12 @@ fn axolotl_and_llamafactory_get_their_own_names_for_the_same() {
     assert_eq!(config["overwrite_output_dir"], json!(false));
     assert_eq!((&config["dataset"], &config["lora_rank"]), (&json!("train0"), &json!(8)));
     assert_eq!(config["report_to"], json!(["none"]), "no tensorboard is there");
+    assert_eq!(
+        config["enable_jit_checkpoint"],
+        json!(true),
+        "the `Trainer`'s, and it saves upon a signal"
+    );
+    assert_eq!(rendered.stop, StopSignal::Term);
     assert_eq!(config["disable_gradient_checkpointing"], json!(true), "it is on by itself");
     assert!(!config.contains_key("gradient_checkpointing"), "its own key says it");
     let sets: Value = serde_json::from_str(&rendered.files[0].1).expect("JSON");

@@ -1,4 +1,5 @@
 //! `trl sft`, from its own keys (TRL 1.x, `trl/scripts/sft.py`, `trainer/sft_config.py`, `trainer/model_config.py`).
+//! Version 1.16.0 was run with what is rendered here: `tests/fixtures/recipes/trl`.
 
 use serde_json::json;
 
