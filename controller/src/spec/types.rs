@@ -14,7 +14,8 @@ use super::error::Origin;
 use super::tool::Tool;
 use super::words::{
     BadRows, ContainerUser, DataFormat, Export, Kind, LogLevel, LossOn, MethodKind, Network,
-    OptimizerName, Overlong, Precision, Preload, QuantType, ScheduleKind, Template, TrainerKind,
+    OptimizerName, Overlong, Precision, Preload, QuantType, ScheduleKind, Sharding, Template,
+    TrainerKind,
 };
 
 /// A validated spec: what the user asked for, complete with every default.
@@ -203,6 +204,7 @@ pub(super) struct Train {
     pub(super) clip_norm: f64,
     pub(super) precision: Precision,
     pub(super) activation_checkpointing: bool,
+    pub(super) sharding: Sharding,
     pub(super) seed: u32,
     pub(super) log_every: u32,
     #[serde(skip_serializing_if = "Option::is_none")]

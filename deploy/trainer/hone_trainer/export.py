@@ -14,12 +14,14 @@ from hone_trainer.split import Split
 PACKAGE = "package"
 
 
-def export(session: Session, channels: list[Channel], split: Split, train_rows: int) -> Path:
-    """Writes output/package; its manifest comes last, then its name."""
+def export(
+    session: Session, channels: list[Channel], split: Split, train_rows: int, tensors: dict | None = None
+) -> Path:
+    """Writes output/package; its manifest comes last, then its name. `tensors` are the session's."""
     step, paths = session.progress.step, session.paths
     evaluation = evaluation_report(session)
     with CheckpointStage(paths.output, step, paths.attempt, name=PACKAGE) as stage:
-        session.save_weights(stage.path)
+        session.save_weights(stage.path, tensors)
         if session.kind == "adapter":
             name_base(stage.path / "adapter_config.json", session.spec.model_name)
         (stage.path / "eval.json").write_bytes(encode(evaluation))
