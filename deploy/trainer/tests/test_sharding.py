@@ -11,10 +11,10 @@ from pathlib import Path
 import test_ranks
 import torch
 from safetensors.torch import load_file
-from training import BATCH, STEPS, Training, base, rows
+from training import BATCH, Training, base, rows
 
 from hone_trainer import ranks
-from hone_trainer.contract import Controls, verify_checkpoint
+from hone_trainer.contract import Controls, restored, verify_checkpoint
 from hone_trainer.errors import SpecError
 from hone_trainer.group import Group
 from hone_trainer.loop import Loop
@@ -23,8 +23,11 @@ from hone_trainer.sharded_loop import ShardedLoop
 from hone_trainer.spec import parse
 
 RANKS = 2
+# The first moves nothing, and only then come the three in which every tensor must have had a gradient.
+STEPS = 5
 # A step after which a checkpoint is saved, and which is not the last.
 SAVED = 2
+CHECKPOINT = f"checkpoint-{SAVED}"
 HALF = {"precision": "bf16"}
 LORA = {"type": "lora", "lora": {"r": 2}}
 # Method, what the spec's `train` says besides, and the type of the base on the disk.
@@ -34,7 +37,7 @@ CASES = {
     "lora-bf16": (LORA, HALF | {"gradient_checkpointing": True}, torch.float32),
     "freeze-bf16": ({"type": "freeze", "freeze": {"last_layers": 1}}, HALF, torch.bfloat16),
     "head-bf16": ({"type": "freeze", "freeze": {"modules": ["lm_head"]}}, HALF, torch.bfloat16),
-    "full-fp16": ({"type": "full"}, {"precision": "fp16"}, torch.float32),
+    "full-fp16": ({"type": "full"}, {"precision": "fp16", "clip_norm": 0.5}, torch.float32),
 }
 TOLD = (*test_ranks.TOLD, "skipped_steps", "loss_scale")
 
@@ -47,11 +50,14 @@ class Worker(Training):
         method, train, dtype = CASES[case]
         train = {"optimizer": {"lr": 0.01}, "sharding": sharding, **train}
         parts = {"train": train, "checkpoint": {"every_steps": SAVED}, "method": method}
-        session = self.session(micro=2, model=base(layers=2, dtype=dtype), **parts)
+        session = self.session(micro=2, model=base(layers=2, dtype=dtype), steps=STEPS, **parts)
         session.paths = dataclasses.replace(session.paths, output=output)
         session.held_out = rows(5)
         kind = ShardedLoop if sharding == "full" else Loop
-        return session, kind(session, rows(STEPS * BATCH), session.precision, STEPS)
+        loop = kind(session, rows(STEPS * BATCH), session.precision, STEPS)
+        if loop.accelerator.scaler and (sharding == "none" or session.group.rank == 1):
+            overflowing(loop)
+        return session, loop
 
     def trained(self, case: str, sharding: str, output: Path, source: Path | None = None) -> dict:
         """Records, scores and weights of a run, or of its rest."""
@@ -60,7 +66,7 @@ class Worker(Training):
             session.progress = Progress.load(source)
         loop.train(resume_from_checkpoint=str(source) if source else None)
         values = [record["values"] for record in self.records(session, "metrics")]
-        told = [[values.get(name, 0) for name in TOLD] for values in values]
+        told = [[restored(values.get(name, 0)) for name in TOLD] for values in values]
         session.evaluate_tuned()
         tensors = session.tensors()
         return {
@@ -70,6 +76,18 @@ class Worker(Training):
             "held": sum(parameter.numel() for parameter in session.model.parameters()),
             "whole": sum(parameter.numel() for parameter in session.shape.parameters()),
         }
+
+
+def overflowing(loop: Loop) -> None:
+    """In its second update a gradient overflows; of a model in parts, on the rank that has this part."""
+    clip = loop._clip_grad_norm
+
+    def clip_too_large(model) -> torch.Tensor:
+        if loop.state.global_step == 1:
+            next(p.grad for p in model.parameters() if p.grad is not None).view(-1)[0] = torch.inf
+        return clip(model)
+
+    loop._clip_grad_norm = clip_too_large
 
 
 def trained_of(session) -> dict[str, torch.Tensor]:
@@ -88,10 +106,11 @@ def worker(directory: str, *cases: str) -> None:
         base(layers=2, dtype=dtype)
     group.join()
     for case in cases:
+        # With the name of a run in this folder: from its checkpoint.
         name, _, source = case.partition("@")
         for sharding in ("full",) if source else ("none", "full"):
-            output = Path(directory) / f"{name}-{sharding}{'-on' if source else ''}"
-            found = test.trained(name, sharding, output, Path(source) if source else None)
+            output = Path(directory) / f"{name}-{f'on-{source}' if source else sharding}"
+            found = test.trained(name, sharding, output, Path(directory, source, CHECKPOINT) if source else None)
             torch.save(found, f"{output}-{group.rank}.pt")
             group.wait()
     test.doCleanups()
@@ -131,6 +150,12 @@ class Sums(unittest.TestCase):
                 for name, tensor in parts["weights"].items():
                     torch.testing.assert_close(tensor.float(), whole["weights"][name].float(), rtol=1e-4, atol=1e-7)
 
+    def test_an_overflow_in_one_part_is_skipped_by_all(self) -> None:
+        skipped = TOLD.index("skipped_steps")
+        for sharding in ("none", "full"):
+            told = self.found("full-fp16", sharding)["told"]
+            self.assertEqual([values[skipped] for values in told], [0, 1, 1, 1, 1], sharding)
+
     def test_each_rank_holds_about_half_of_the_parameters(self) -> None:
         for case in CASES:
             with self.subTest(case):
@@ -143,7 +168,7 @@ class Sums(unittest.TestCase):
     def test_checkpoints_have_the_files_of_whole_copies(self) -> None:
         for case in CASES:
             with self.subTest(case):
-                whole, parts = (self.directory / f"{case}-{kind}" / f"checkpoint-{SAVED}" for kind in ("none", "full"))
+                whole, parts = (self.directory / f"{case}-{kind}" / CHECKPOINT for kind in ("none", "full"))
                 self.assertEqual(names_in(parts), names_in(whole))
                 for file in parts.glob("*.safetensors"):
                     expected = load_file(whole / file.name)
@@ -156,7 +181,7 @@ class Sums(unittest.TestCase):
                 torch.testing.assert_close(state["state"], expected["state"], rtol=1e-4, atol=1e-9)
 
     def test_what_is_not_trained_stays_what_it_was(self) -> None:
-        saved = load_file(self.directory / "freeze-bf16-full" / f"checkpoint-{SAVED}" / "model.safetensors")
+        saved = load_file(self.directory / "freeze-bf16-full" / CHECKPOINT / "model.safetensors")
         before = load_file(base(layers=2, dtype=torch.bfloat16) / "model.safetensors")
         same = {name for name, tensor in saved.items() if tensor.dtype == torch.bfloat16}
         self.assertTrue(any("layers.0" in name for name in same))
@@ -169,31 +194,24 @@ class Continuations(Training):
     """From parts to a whole, and back."""
 
     def test_a_checkpoint_goes_on_with_any_number_of_ranks(self) -> None:
-        for case in ("full", "lora"):
+        directory, alone, cases = self.directory(), Worker(), ("full", "lora")
+        alone.setUp()
+        self.addCleanup(alone.doCleanups)
+        one = {case: alone.trained(case, "none", directory / f"{case}-one") for case in cases}
+        run(directory, *cases, *(f"{case}@{case}-{of}" for case in cases for of in ("one", "full")))
+        for case in cases:
             with self.subTest(case):
-                directory, alone = self.directory(), Worker()
-                alone.setUp()
-                self.addCleanup(alone.doCleanups)
-                one = alone.trained(case, "none", directory / "one")
-                source = directory / "one" / f"checkpoint-{SAVED}"
-                run(directory, case, f"{case}@{source}")
-                # Of one process by two sharded ones, by as many, and of two by one.
-                onwards = torch.load(directory / f"{case}-full-on-0.pt")
-                uninterrupted = torch.load(directory / f"{case}-full-0.pt")
-                source = directory / f"{case}-full" / f"checkpoint-{SAVED}"
-                verify_checkpoint(source)
-                back = alone.trained(case, "none", directory / "back", source)
-                for found in (onwards, uninterrupted, back):
-                    torch.testing.assert_close(found["told"][-1], one["told"][-1], rtol=1e-5, atol=1e-7)
-                    torch.testing.assert_close(found["weights"], one["weights"], rtol=1e-4, atol=1e-6)
+                verify_checkpoint(directory / f"{case}-full" / CHECKPOINT)
+                back = alone.trained(case, "none", directory / f"{case}-back", directory / f"{case}-full" / CHECKPOINT)
+                ways = "full", f"on-{case}-one", f"on-{case}-full"
+                whole, of_one, again = (torch.load(directory / f"{case}-{way}-0.pt") for way in ways)
+                for found in (whole, of_one, back):
+                    torch.testing.assert_close(found["told"][-1], one[case]["told"][-1], rtol=1e-5, atol=1e-7)
+                    torch.testing.assert_close(found["weights"], one[case]["weights"], rtol=1e-4, atol=1e-6)
                 # With as many ranks it is exact.
-                again = directory / "again"
-                again.mkdir()
-                run(again, f"{case}@{source}")
-                exact = torch.load(again / f"{case}-full-on-0.pt")
-                self.assertEqual(exact["told"][-1], uninterrupted["told"][-1])
-                for name, tensor in exact["weights"].items():
-                    self.assertTrue(torch.equal(tensor, uninterrupted["weights"][name]), name)
+                self.assertEqual(again["told"][-1], whole["told"][-1])
+                for name, tensor in again["weights"].items():
+                    self.assertTrue(torch.equal(tensor, whole["weights"][name]), name)
 
 
 class Attempts(test_ranks.Attempts):
