@@ -17,6 +17,7 @@ from hone_trainer.errors import SpecError, Stopped, exit_code, retryable
 from hone_trainer.group import Abandoned, Group, NoMetrics
 from hone_trainer.model import check_model_dir
 from hone_trainer.progress import Progress
+from hone_trainer.traces import known_from_records
 
 log = logging.getLogger("hone_trainer")
 
@@ -102,7 +103,7 @@ class Attempt:
 
     def finish(self, error: BaseException | None) -> Exit:
         """Writes the last records and result.json; gives the exit code."""
-        word = _word(error) if self.word is None else {**_nothing_known(), **self.word}
+        word = _word(error) if self.word is None else _nothing_known() | known_from_records(self.paths) | self.word
         code = Exit(word["code"])
         if self.word is None:
             word["reason"] = shortened(self._shape_that_failed(code) + word["reason"], MESSAGE_BYTES)

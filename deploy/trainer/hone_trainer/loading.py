@@ -21,8 +21,7 @@ def load_model(directory: Path, spec: Spec, precision: str):
     Below an adapter the base is kept in half precision if the arithmetic is, or quantised. What is trained itself is
     kept in fp32 and computed under autocast: updates of a small learning rate vanish in 8 bits of mantissa.
     """
-    method, kept = spec.method, torch.float32
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    method, kept, half = spec.method, torch.float32, half_type(precision)
     if method.adapter or (method.freeze and disk_type(directory) == half):
         kept = half
     # What is to be cut into parts may not fit a GPU as a whole.
@@ -43,6 +42,11 @@ def load_model(directory: Path, spec: Spec, precision: str):
     if method.quant and quantise.keep_trainable(model) == 0:
         raise SpecError("method.quant: the model has no linear layer that can be quantised")
     return model
+
+
+def half_type(precision: str) -> torch.dtype:
+    """The type of the arithmetic, in which a frozen base is kept."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
 
 
 def parameter_counts(model) -> tuple[int, int]:
