@@ -8,8 +8,8 @@ use hone_proto::quantity::Bytes;
 use super::not_yet;
 use super::words::{
     BadRows, ContainerUser, DataFormat, Export, Kind, LogLevel, LossOn, MethodKind, Network,
-    OptimizerName, Overlong, Precision, Preload, QuantType, ScheduleKind, StopSignal, Telemetry,
-    Template, TrainerKind,
+    OptimizerName, Overlong, Precision, Preload, QuantType, ScheduleKind, Sharding, StopSignal,
+    Telemetry, Template, TrainerKind,
 };
 
 /// One key.
@@ -197,6 +197,8 @@ pub const KEYS: &[Key] = table! {
         "bf16 where the hardware has it, else fp32: neither needs loss scaling.";
     "train.activation_checkpointing", Flag, Is("false"),
         "Compute activations again instead of keeping them: less memory, about a third slower.";
+    "train.sharding", Word(Sharding::NAMES), Is("none"),
+        "Whether each of several GPUs holds the whole model, or only a part of every layer (`full`): weights, gradients and the optimizer's state then shrink with their number, and every layer is gathered as it is needed. For what does not fit one GPU.";
     "train.seed", Whole(0, u32::MAX as u64), Is("42"),
         "Fixes initialisation, data order and dropout. The same seed, image and hardware give the same weights.";
     "train.log_every", Whole(1, 100_000), Is("1"),

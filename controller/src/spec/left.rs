@@ -6,8 +6,15 @@ use super::node::{Node, Value};
 use super::words::TrainerKind;
 
 /// Keys, or sections of keys, that no tool but hone's own trainer goes by.
-const OF_ALL: &[&str] =
-    &["data.template", "data.system", "data.bad_rows", "data.preload", "evaluate", "log_level"];
+const OF_ALL: &[&str] = &[
+    "data.template",
+    "data.system",
+    "data.bad_rows",
+    "data.preload",
+    "train.sharding",
+    "evaluate",
+    "log_level",
+];
 
 /// Those besides that hone writes into no configuration where it writes none. How long it trains stays,
 /// since its completion is told by that.

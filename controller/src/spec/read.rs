@@ -10,7 +10,7 @@ use super::node::{Node, Value};
 use super::problems::Problems;
 use super::read_method::method;
 use super::read_run::{container, evaluate, export, on_disconnect, resources, trainer};
-use super::read_train::{checkpoint, train};
+use super::read_train::{checkpoint, require_shardable, train};
 use super::reader::{At, Section};
 use super::types::{Data, EvalData, InputPath, JobSpec, Model, TrainData};
 use super::words::{
@@ -48,6 +48,9 @@ pub(super) fn job(root: &Node, source: &str, p: &mut Problems<'_>) -> Option<Job
     let export = export(&top, method.as_ref().map(|method| method.kind), trainer.as_ref(), p);
     let checkpoint = checkpoint(&top, p);
     let resources = resources(&top, p);
+    if tool == Some(TrainerKind::Hone) {
+        require_shardable(&top, &train, method.as_ref(), &resources, p);
+    }
     let container = container(&top, p);
     let on_disconnect = on_disconnect(&top, p);
     let evaluate = evaluate(&top, p);

@@ -5,9 +5,10 @@ use super::node::Value;
 use super::problems::Problems;
 use super::reader::{At, Section};
 use super::types::{
-    Batch, Checkpoint, Every, Intervals, Keep, Length, Optimizer, OptimizerBits, Schedule, Train,
+    Batch, Checkpoint, Every, Intervals, Keep, Length, Method, Optimizer, OptimizerBits, Resources,
+    Schedule, Train,
 };
-use super::words::{MethodKind, OptimizerName, Precision, ScheduleKind};
+use super::words::{MethodKind, OptimizerName, Precision, ScheduleKind, Sharding};
 
 /// Moments decay by at most this: beyond it the trainer's corrections lose all precision.
 const MAX_BETA: f64 = 0.9999;
@@ -24,10 +25,51 @@ pub(super) fn train(top: &Section<'_>, method: Option<MethodKind>, p: &mut Probl
         clip_norm: section.real("clip_norm", p).unwrap_or(1.0),
         precision: section.word("precision", p).unwrap_or(Precision::Auto),
         activation_checkpointing: section.flag("activation_checkpointing", p).unwrap_or(false),
+        sharding: section.word("sharding", p).unwrap_or(Sharding::None),
         seed: section.small("seed", p).unwrap_or(42),
         log_every: section.small("log_every", p).unwrap_or(1),
         eval_every: section.small("eval_every", p),
     }
+}
+
+/// Refuses to spread over GPUs what cannot be, or where there are none to spread it over.
+pub(super) fn require_shardable(
+    top: &Section<'_>,
+    train: &Train,
+    method: Option<&Method>,
+    resources: &Resources,
+    p: &mut Problems<'_>,
+) {
+    let section = top.section("train", p);
+    let (Sharding::Full, Some(at)) = (train.sharding, section.get("sharding")) else { return };
+    let optimizer = train.optimizer;
+    let (what, hint) = if resources.gpus.count < 2 {
+        (
+            "spreads a model over several GPUs, and the job has fewer than two",
+            "set `resources.gpus.count` to 2 or more, or `sharding: none`",
+        )
+    } else if method.is_some_and(|method| method.quant.is_some()) {
+        (
+            "does not work with a quantised base, whose weights cannot be cut into parts",
+            "remove `method.quant`, or set `sharding: none`",
+        )
+    } else if method.and_then(|method| method.lora.as_ref()).is_some_and(|lora| lora.dora) {
+        (
+            "does not work with DoRA, which looks at whole weights of other layers",
+            "remove `method.lora.dora`, or set `sharding: none`",
+        )
+    } else if optimizer.name != OptimizerName::Adamw
+        || optimizer.bits == OptimizerBits::Eight
+        || optimizer.paged
+    {
+        (
+            "works with `adamw` in 32 bits alone: other states are not kept weight by weight",
+            "set `train.optimizer` to `{name: adamw, bits: 32, paged: false}`, or `sharding: none`",
+        )
+    } else {
+        return;
+    };
+    p.add(ProblemKind::Conflict, at.here(), what, hint);
 }
 
 fn length(train: &Section<'_>, p: &mut Problems<'_>) -> Length {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::tool_spec::ToolSpec;
 use super::types::{Batch, EvalData, Every, JobSpec, Length, Method, Optimizer, Schedule, Train};
 use super::words::{
-    BadRows, DataFormat, Export, LogLevel, LossOn, Overlong, Precision, Preload, Template,
+    BadRows, DataFormat, Export, LogLevel, LossOn, Overlong, Precision, Preload, Sharding, Template,
 };
 
 /// Version of the contract between hone and what runs in the container.
@@ -87,6 +87,7 @@ struct Training {
     clip_norm: f64,
     precision: Precision,
     gradient_checkpointing: bool,
+    sharding: Sharding,
     seed: u32,
     log_every: u32,
     eval_every: Option<u32>,
@@ -204,6 +205,7 @@ fn training(train: &Train) -> Training {
         clip_norm: train.clip_norm,
         precision: train.precision,
         gradient_checkpointing: train.activation_checkpointing,
+        sharding: train.sharding,
         seed: train.seed,
         log_every: train.log_every,
         eval_every: train.eval_every,

@@ -76,7 +76,7 @@ checkpoint: {every: {steps: 20}}
         "train": {"epochs": null, "max_steps": 120, "seq_len": 256, "packing": false, "micro_batch": 4, "accumulation": 2,
                   "optimizer": {"name": "adamw", "bits": 32, "paged": false, "lr": 0.0002, "weight_decay": 0.0, "betas": [0.9, 0.999]},
                   "schedule": {"type": "cosine", "warmup": 0.03}, "clip_norm": 1.0, "precision": "auto",
-                  "gradient_checkpointing": false, "seed": 42, "log_every": 1, "eval_every": 50},
+                  "gradient_checkpointing": false, "sharding": "none", "seed": 42, "log_every": 1, "eval_every": 50},
         "checkpoint": {"every_steps": 20},
         "evaluate": {"base_model": true},
         "export": ["adapter"],
@@ -120,6 +120,15 @@ train: {packing: true}
     assert_eq!(found["data"], expected);
     assert_eq!(found["train"]["packing"], json!(true));
     assert_eq!(resolved(MINIMAL)["data"].get("system"), None);
+}
+
+#[test]
+fn sharding_reaches_the_trainer_and_is_left_to_other_tools() {
+    let text = "train: {sharding: full}\nresources: {gpus: 2}\n";
+    assert_eq!(resolved(&format!("{MINIMAL}{text}"))["train"]["sharding"], json!("full"));
+    let other = "train: {sharding: full}\ntrainer: {kind: trl, image: i}\n";
+    let told = good(&format!("{MINIMAL}{other}")).warnings().join("\n");
+    assert!(told.contains("`train.sharding`"), "{told}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::error::Origin;
 use super::tool::Tool;
 use super::words::{
     BadRows, ContainerUser, DataFormat, Export, Kind, LogLevel, LossOn, Network, OptimizerName,
-    Overlong, Precision, Preload, ScheduleKind, Template, TrainerKind,
+    Overlong, Precision, Preload, ScheduleKind, Sharding, Template, TrainerKind,
 };
 
 pub(super) use method::{Freeze, Lora, Method, Quant, QuantBits, Targets};
@@ -126,6 +126,7 @@ pub(super) struct Train {
     pub(super) clip_norm: f64,
     pub(super) precision: Precision,
     pub(super) activation_checkpointing: bool,
+    pub(super) sharding: Sharding,
     pub(super) seed: u32,
     pub(super) log_every: u32,
     #[serde(skip_serializing_if = "Option::is_none")]

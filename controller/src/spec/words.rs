@@ -142,6 +142,13 @@ words! {
         /// IEEE half precision with loss scaling.
         Fp16 = "fp16",
     }
+    /// How several GPUs hold one model.
+    Sharding {
+        /// Each holds all of it.
+        None = "none",
+        /// Each holds a part of every layer.
+        Full = "full",
+    }
     /// What runs in the container.
     TrainerKind {
         /// hone's own trainer.

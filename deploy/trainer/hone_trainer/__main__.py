@@ -13,10 +13,11 @@ from hone_trainer import spec as specs
 from hone_trainer.contract import Controls, Exit, MetricsWriter, Paths, shortened, write_result
 from hone_trainer.data.files import channel_files
 from hone_trainer.data.prepare import channel_names
-from hone_trainer.errors import Stopped, exit_code, retryable
+from hone_trainer.errors import SpecError, Stopped, exit_code, retryable
 from hone_trainer.group import Abandoned, Group, NoMetrics
 from hone_trainer.model import check_model_dir
 from hone_trainer.progress import Progress
+from hone_trainer.traces import known_from_records
 
 log = logging.getLogger("hone_trainer")
 
@@ -63,6 +64,11 @@ class Attempt:
             resumed.require_lineage(spec.lineage())
         for name in channel_names(spec):
             channel_files(self.paths.data, name)
+        if spec.train.sharding and environment.processes() == 1:
+            raise SpecError(
+                "train.sharding spreads a model over several GPUs, and this attempt has one process: "
+                "raise resources.gpus.count, or set sharding to none"
+            )
         self._stop_if_asked()
         if environment.processes() > 1 and self.group.folder is None:
             self._run_ranks(environment.processes())
@@ -97,7 +103,7 @@ class Attempt:
 
     def finish(self, error: BaseException | None) -> Exit:
         """Writes the last records and result.json; gives the exit code."""
-        word = _word(error) if self.word is None else {**_nothing_known(), **self.word}
+        word = _word(error) if self.word is None else _nothing_known() | known_from_records(self.paths) | self.word
         code = Exit(word["code"])
         if self.word is None:
             word["reason"] = shortened(self._shape_that_failed(code) + word["reason"], MESSAGE_BYTES)

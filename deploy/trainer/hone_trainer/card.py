@@ -45,10 +45,12 @@ def _use(session: Session) -> str:
     adapter = session.kind == "adapter"
     where = f"`DIR` is the directory of the base model, {session.spec.model_name}. " if adapter else ""
     base = " --base DIR" if adapter else ""
+    bits = session.spec.method.quant and session.spec.method.quant.bits
+    quant = f"\nThe base is loaded in {bits} bits, as in training; with `--unquantised` as it is.\n" if bits else ""
     return (
         "In this directory, with the image that `deploy/trainer/build` makes:\n\n"
         f"```\n{container_command(adapter)}\n```\n\n"
-        f"{where}Or with torch, transformers and peft of your own: `python inference.py{base} 'your prompt'`.\n"
+        f"{where}Or with torch, transformers and peft of your own: `python inference.py{base} 'your prompt'`.\n{quant}"
     )
 
 

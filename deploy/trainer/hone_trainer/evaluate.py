@@ -10,6 +10,7 @@ import torch
 from hone_trainer.batches import collate
 from hone_trainer.group import Group
 from hone_trainer.loss import Head, Targets
+from hone_trainer.packing import counted
 from hone_trainer.render import Example
 
 
@@ -74,15 +75,17 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        # Not in inference mode: what is gathered of a sharded model in it cannot be trained with afterwards.
+        with torch.no_grad():
             for start in range(0, len(examples), batch * group.size):
                 if interrupted():
                     return None
                 own = start + batch * group.rank
                 rows = examples[own : own + batch]
-                if not rows:
-                    continue
-                inputs = {name: tensor.to(device) for name, tensor in collate(rows, pad).items()}
+                # Without a row of its own, a rank scores nothing all the same: others may wait for its part of a layer.
+                inputs = collate(rows, pad)
+                counted(inputs)
+                inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
                 targets = Targets.of(inputs.pop("labels"))
                 with autocast():
                     nll, correct = head.score(model, inputs, targets)

@@ -1,5 +1,7 @@
 """A tensor that is trained but never gets a gradient learns nothing, and nobody would notice."""
 
+from collections.abc import Callable
+
 import torch
 
 from hone_trainer.errors import NotLearning
@@ -18,8 +20,15 @@ class Watch:
     tokens do not occur has none. The sums stay on the device; they are fetched once, after the last of these updates.
     """
 
-    def __init__(self, model: torch.nn.Module, patience: int = PATIENCE) -> None:
-        self._named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    def __init__(
+        self,
+        trained: dict[str, torch.nn.Parameter],
+        over_ranks: Callable[[list[float]], list[float]] = list,
+        patience: int = PATIENCE,
+    ) -> None:
+        """`over_ranks` sums numbers over ranks that hold a part of each gradient."""
+        self._named = list(trained.items())
+        self._over_ranks = over_ranks
         self._patience = patience
         self._moved = False
         self.rearm()
@@ -51,6 +60,7 @@ class Watch:
 
     def _require_all(self) -> None:
         seen = [torch.zeros((), dtype=torch.bool) if found is None else found for found in self._largest]
-        dead = [name for (name, _), found in zip(self._named, torch.stack([f.cpu() for f in seen]).tolist()) if not found]
+        found = self._over_ranks([float(one) for one in torch.stack([one.cpu() for one in seen]).tolist()])
+        dead = [name for (name, _), times in zip(self._named, found, strict=True) if not times]
         if dead:
             raise NotLearning(dead, len(self._named), self._patience, SHOWN)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 IMAGE = "hone-trainer:cpu"
+# How an adapter's base was loaded in training, where it was quantised.
+BASE_SETTINGS = "base_settings.json"
 
 
 def container_command(adapter: bool) -> str:
@@ -36,17 +38,38 @@ def base_of(package: Path, given: str | None) -> str | None:
     return base
 
 
-def load(base: str | None):
-    """The tuned model and its tokenizer."""
+def base_options(package: Path, unquantised: bool) -> dict:
+    """How the base is to be loaded: as in training, unless it is wanted unquantised."""
+    import torch
+
+    path = package / BASE_SETTINGS
+    if unquantised or not path.exists():
+        return {"dtype": "auto"}
+    from transformers import BitsAndBytesConfig
+
+    settings = json.loads(path.read_text())
+    quantization = BitsAndBytesConfig.from_dict(settings["quantization_config"])
+    # What is quantised cannot be moved afterwards.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {"dtype": settings["dtype"], "quantization_config": quantization, "device_map": {"": device}}
+
+
+def load(base: str | None, unquantised: bool = False):
+    """The tuned model and its tokenizer, on a GPU if there is one."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(HERE)
     if base is None:
-        return AutoModelForCausalLM.from_pretrained(HERE, dtype="auto").eval(), tokenizer
-    from peft import PeftModel
+        model = AutoModelForCausalLM.from_pretrained(HERE, dtype="auto")
+    else:
+        from peft import PeftModel
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-    return PeftModel.from_pretrained(model, HERE).eval(), tokenizer
+        model = AutoModelForCausalLM.from_pretrained(base, **base_options(HERE, unquantised))
+        model = PeftModel.from_pretrained(model, HERE)
+    if torch.cuda.is_available() and not getattr(model, "is_quantized", False):
+        model.to("cuda")
+    return model.eval(), tokenizer
 
 
 def generate(model, tokenizer, prompt: str, max_new_tokens: int) -> str:
@@ -69,6 +92,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prompts", nargs="+")
     parser.add_argument("--base", metavar="DIR", help="directory of the base model, for an adapter")
+    parser.add_argument(
+        "--unquantised", action="store_true", help="load the base as it is, though it was quantised in training"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=128)
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -77,13 +103,9 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     try:
-        import torch
-
-        model, tokenizer = load(base)
+        model, tokenizer = load(base, options.unquantised)
     except ImportError as error:
         parser.exit(3, f"{error}; hone's image has all that is needed:\n\n{container_command(base is not None)}\n")
-    if torch.cuda.is_available():
-        model.to("cuda")
     for prompt in options.prompts:
         print(generate(model, tokenizer, prompt, options.max_new_tokens))
 

@@ -16,16 +16,17 @@ from hone_trainer.weights import mapped_weights
 
 
 def load_model(directory: Path, spec: Spec, precision: str):
-    """The model with what the method trains, on the device; nothing else of it is trainable.
+    """The model with what the method trains, on the device unless it is to be sharded; nothing else of it is trainable.
 
     Below an adapter the base is kept in half precision if the arithmetic is, or quantised. What is trained itself is
     kept in fp32 and computed under autocast: updates of a small learning rate vanish in 8 bits of mantissa.
     """
-    method, kept = spec.method, torch.float32
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    method, kept, half = spec.method, torch.float32, half_type(precision)
     if method.adapter or (method.freeze and disk_type(directory) == half):
         kept = half
-    model = _load(directory, spec, kept)
+    # What is to be cut into parts may not fit a GPU as a whole.
+    device = "cpu" if spec.train.sharding or not torch.cuda.is_available() else f"cuda:{torch.cuda.current_device()}"
+    model = _load(directory, spec, kept, device)
     model.config.use_cache = False
     if spec.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -41,6 +42,11 @@ def load_model(directory: Path, spec: Spec, precision: str):
     if method.quant and quantise.keep_trainable(model) == 0:
         raise SpecError("method.quant: the model has no linear layer that can be quantised")
     return model
+
+
+def half_type(precision: str) -> torch.dtype:
+    """The type of the arithmetic, in which a frozen base is kept."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
 
 
 def parameter_counts(model) -> tuple[int, int]:
@@ -75,10 +81,9 @@ def as_on_disk(model, directory: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def _load(directory: Path, spec: Spec, dtype: torch.dtype):
+def _load(directory: Path, spec: Spec, dtype: torch.dtype, device: str):
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-    device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
     options = {"dtype": dtype, "attn_implementation": "sdpa"}
     if spec.method.quant:
         options["quantization_config"] = quantise.settings(spec.method.quant, dtype)

@@ -96,7 +96,7 @@ class Loop(Trainer):
     def __init__(self, session: Session, examples: Sequence[Example], precision: str, max_steps: int) -> None:
         train = session.spec.train
         args = arguments(train, precision, max_steps, str(session.paths.output), session.group.size)
-        super().__init__(model=session.model, args=args, processing_class=session.tokenizer)
+        super().__init__(model=session.inner, args=args, processing_class=session.tokenizer)
         if precision == "fp16" and not torch.cuda.is_available():
             # Asked for fp16 on a CPU, the library would calculate in fp32 and say nothing.
             self.accelerator.native_amp = True
@@ -108,13 +108,21 @@ class Loop(Trainer):
         self.loss_is_scaled_for_ga = True
         self._session = session
         self._examples = examples
-        self._watch = Watch(session.model)
+        self._watch = Watch(self._trained(), self._over_ranks)
         self._intervals = Intervals(session.spec.every)
         self.add_callback(_Moments(session, self._watch, self._intervals))
         self._pace = Pace()
         self._handled = -1
         self._drawn: tuple | None = None
         self._computed = 0.0
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        """What is trained, by name."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def _over_ranks(self, found: list[float]) -> list[float]:
+        """Sums of what the ranks found, each in its gradients; where all have the same ones, any will do."""
+        return found
 
     def load_weights(self, checkpoint: str) -> None:
         """The weights of a checkpoint, without training on."""

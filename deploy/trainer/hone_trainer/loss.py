@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from hone_trainer.render import IGNORED
@@ -53,7 +54,9 @@ class Head:
     """A model's output layer, which gives its loss when it is asked to."""
 
     def __init__(self, model: torch.nn.Module, chunk_bytes: int = CHUNK_BYTES) -> None:
-        self._layer = model.get_output_embeddings()
+        layer = model.get_output_embeddings()
+        # Of a sharded model it may be a part of its own: once that is called, the layer within is whole.
+        self._layer = layer.module if isinstance(layer, FullyShardedDataParallel) else layer
         self._asked: Targets | None = None
         self._exact = False
         self._correct: torch.Tensor | None = None

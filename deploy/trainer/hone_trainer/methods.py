@@ -40,19 +40,19 @@ def trained_names(model, freeze: Freeze) -> set[str]:
     return {name for name, parameter in model.named_parameters() if id(parameter) in chosen}
 
 
-def _blocks(model) -> torch.nn.ModuleList:
-    """The stack of transformer blocks: the longest list of modules."""
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
-    if not lists:
-        raise SpecError("method.freeze.last_layers: the model has no list of blocks; name modules instead")
-    return max(lists, key=len)
+def blocks(model) -> torch.nn.ModuleList:
+    """The stack of transformer blocks: the longest list of modules; empty if there is none."""
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    return max(lists, key=len, default=torch.nn.ModuleList())
 
 
 def _last_blocks(model, count: int) -> list[torch.nn.Module]:
-    blocks = _blocks(model)
-    if count > len(blocks):
-        raise SpecError(f"method.freeze.last_layers is {count}, but the model has {len(blocks)} blocks")
-    return list(blocks)[-count:]
+    stack = blocks(model)
+    if not len(stack):
+        raise SpecError("method.freeze.last_layers: the model has no list of blocks; name modules instead")
+    if count > len(stack):
+        raise SpecError(f"method.freeze.last_layers is {count}, but the model has {len(stack)} blocks")
+    return list(stack)[-count:]
 
 
 def _named(model, names: tuple[str, ...]) -> list[torch.nn.Module]:

@@ -139,7 +139,7 @@ def require_apart(model, tokens: Sequence[int], autocast: Callable[[], contextli
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             one, two, alone = seen(ids[::-1].copy()), seen(other), seen()
     finally:
         model.train(was_training)

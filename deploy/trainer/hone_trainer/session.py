@@ -21,6 +21,7 @@ from hone_trainer.meter import PARTS, Meter
 from hone_trainer.progress import Progress
 from hone_trainer.quantise import require_trainable
 from hone_trainer.render import Example
+from hone_trainer.sharding import Shards
 from hone_trainer.spec import Spec
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,9 @@ class Session:
         self.metrics = metrics
         self.controls = controls
         self.progress = Progress()
+        # What is called: where the model is sharded, that is a wrapper around it.
         self.model = None
+        self.shards: Shards | None = None
         self.head: Head | None = None
         self.tokenizer = None
         # What a forward and backward pass was seen to take, by the names of records; empty before.
@@ -68,6 +71,21 @@ class Session:
     def kind(self) -> str:
         """What checkpoints and packages hold: an adapter, or the full weights."""
         return "adapter" if self.spec.method.adapter else "full"
+
+    @property
+    def inner(self):
+        """The model itself, whose weights may be parts."""
+        return self.shards.inner if self.shards else self.model
+
+    @property
+    def shape(self):
+        """A model with whole sizes and plain names, whose weights may have no values."""
+        return self.shards.shape if self.shards else self.model
+
+    def shard(self) -> None:
+        """Cuts the model into parts, of which this rank keeps its own."""
+        self.shards = Shards(self.model, self.group.rank)
+        self.model = self.shards.root
 
     def wall_seconds(self) -> float:
         """Since this attempt began."""
@@ -189,8 +207,9 @@ class Session:
         started = time.monotonic()
         stage = CheckpointStage(self.paths.output, self.progress.step, self.paths.attempt)
         with self.phase("save"), writing_to(self.paths.output):
+            tensors = self.tensors()
             if self.group.rank == 0:
-                self._save_first(stage, save_state)
+                self._save_first(stage, save_state, tensors)
             else:
                 self.group.wait()
                 save_state(str(stage.path))
@@ -211,23 +230,28 @@ class Session:
         )
         self.metrics.sync()
 
-    def _save_first(self, stage: CheckpointStage, save_state: Callable[[str], None]) -> None:
+    def _save_first(self, stage: CheckpointStage, save_state: Callable[[str], None], tensors: dict | None) -> None:
         """Rank 0's part of a save. The others add their random states; the manifest, which names all, comes last."""
         with stage:
             self.group.wait()
-            self.save_weights(stage.path)
+            self.save_weights(stage.path, tensors)
             save_state(str(stage.path))
             self.progress.save(stage.path)
             self.group.wait()
             stage.commit(**self.manifest_facts())
 
-    def save_weights(self, directory: Path) -> None:
+    def tensors(self) -> dict[str, torch.Tensor] | None:
+        """A sharded model's weights, whole and at rank 0, for `save_weights`; all ranks must ask. None: it has them."""
+        return self.shards.state(None if self.kind == "adapter" else self.paths.model) if self.shards else None
+
+    def save_weights(self, directory: Path, tensors: dict[str, torch.Tensor] | None = None) -> None:
         """Weights (or the adapter) and the tokenizer, under Hugging Face's names."""
         if self.kind == "adapter":
             # Whether embeddings were resized would be looked up on the network.
-            self.model.save_pretrained(directory, save_embedding_layers=False)
+            self.shape.save_pretrained(directory, state_dict=tensors, save_embedding_layers=False)
         else:
-            self.model.save_pretrained(directory, state_dict=as_on_disk(self.model, self.paths.model))
+            state = as_on_disk(self.model, self.paths.model) if tensors is None else tensors
+            self.shape.save_pretrained(directory, state_dict=state)
         self.tokenizer.save_pretrained(directory)
         (directory / "README.md").unlink(missing_ok=True)
 

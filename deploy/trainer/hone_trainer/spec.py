@@ -108,7 +108,10 @@ def parse(values: object) -> Spec:
     if version != VERSION or isinstance(version, bool):
         raise SpecError(f"spec version {version!r} is unknown to this trainer (it knows {VERSION})")
     job, model = root.section("job"), root.section("model")
-    method = read_method(root.section("method"))
+    method, train = read_method(root.section("method")), read_train(root.section("train"))
+    for key, there in (("method.quant", method.quant), ("method.lora.dora", method.lora and method.lora.dora)):
+        if train.sharding and there:
+            raise SpecError(f"train.sharding does not work with {key}: set sharding to none, or leave that out")
     return Spec(
         job_id=job.text("id", "0"),
         job_name=job.text("name", "job"),
@@ -118,7 +121,7 @@ def parse(values: object) -> Spec:
         trust_remote_code=model.flag("trust_remote_code", False),
         data=_data(root.section("data")),
         method=method,
-        train=read_train(root.section("train")),
+        train=train,
         every=read_every(root.section("checkpoint")),
         evaluate_base=root.section("evaluate").flag("base_model", True),
         export=_export(root.get("export"), method.kind),

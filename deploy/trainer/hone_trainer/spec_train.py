@@ -27,6 +27,7 @@ class Train:
     precision: str
     gradient_checkpointing: bool
     packing: bool
+    sharding: bool
     seed: int
     log_every: int
     eval_every: int | None
@@ -69,12 +70,15 @@ def read_train(section: Section) -> Train:
         precision=section.choice("precision", ("auto", "fp32", "bf16", "fp16"), "auto"),
         gradient_checkpointing=section.flag("gradient_checkpointing", False),
         packing=section.flag("packing", False),
+        sharding=section.choice("sharding", ("none", "full"), "none") == "full",
         seed=section.integer("seed", 42, 0, 2**32 - 1),
         log_every=section.integer("log_every", 1, 1),
         eval_every=section.integer("eval_every", None, 1),
     )
     if train.epochs is None and train.max_steps is None:
         raise SpecError("one of train.epochs and train.max_steps must be given")
+    if train.sharding and (name, bits, paged) != ("adamw", 32, False):
+        raise SpecError("train.sharding needs the optimizer adamw in 32 bits, not paged: set it so, or sharding to none")
     return train
 
 

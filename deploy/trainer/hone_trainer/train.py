@@ -18,6 +18,7 @@ from hone_trainer.peaks import Peak
 from hone_trainer.progress import Progress
 from hone_trainer.render import Example, prepare_tokenizer
 from hone_trainer.session import Session
+from hone_trainer.sharded_loop import ShardedLoop
 from hone_trainer.spec import Spec, Train
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 def run(session: Session, resumed: Progress | None) -> None:
     """Trains, evaluates and exports; raises Stopped when asked to stop."""
     import torch
-    from transformers import set_seed
 
     spec, paths = session.spec, session.paths
     session.precision = resolve_precision(spec.train.precision)
@@ -39,12 +39,7 @@ def run(session: Session, resumed: Progress | None) -> None:
         session.progress = resumed
     session.stop_if_asked()
 
-    with session.phase("load_model"):
-        set_seed(spec.train.seed)
-        with Peak() as peak:
-            session.model = load_model(paths.model, spec, session.precision)
-    report_load(session, peak)
-    _check_fit(session, data)
+    _load(session, data)
     _choose_loss(session, data.train[0])
     if spec.train.packing:
         require_apart(session.model, data.train[0].ids, session.autocast)
@@ -63,9 +58,32 @@ def run(session: Session, resumed: Progress | None) -> None:
     if session.held_out:
         session.evaluate_tuned()
     session.stop_if_asked()
-    if spec.export and session.group.rank == 0:
+    if spec.export:
         with session.phase("export"), writing_to(paths.output):
-            session.package = str(export(session, data.channels, data.split, len(data.train)))
+            tensors = session.tensors()
+            if session.group.rank == 0:
+                session.package = str(export(session, data.channels, data.split, len(data.train), tensors))
+
+
+def _load(session: Session, data: Prepared) -> None:
+    """The model in place; where it is to be sharded, one rank loads after the other: memory holds one whole copy."""
+    from transformers import set_seed
+
+    spec, group = session.spec, session.group
+    with session.phase("load_model"):
+        for turn in range(group.size if spec.train.sharding else 1):
+            if not spec.train.sharding or turn == group.rank:
+                set_seed(spec.train.seed)
+                with Peak() as peak:
+                    session.model = load_model(session.paths.model, spec, session.precision)
+                report_load(session, peak)
+                _check_fit(session, data)
+                if spec.train.sharding:
+                    session.shard()
+            if spec.train.sharding:
+                group.wait()
+        if session.shards:
+            session.shards.meet()
 
 
 def _examples(session: Session) -> Prepared:
@@ -139,7 +157,7 @@ def _announce(session: Session, resumed: Progress | None) -> None:
     import torch
 
     progress, train = session.progress, session.spec.train
-    trainable, total = parameter_counts(session.model)
+    trainable, total = parameter_counts(session.shape)
     session.metrics.write(
         "start",
         progress.step,
@@ -161,7 +179,8 @@ def _announce(session: Session, resumed: Progress | None) -> None:
 
 def _train(session: Session, data: Prepared, examples: Rows | Packs, resumed: Progress | None) -> None:
     progress = session.progress
-    loop = Loop(session, examples, session.precision, progress.max_steps)
+    kind = ShardedLoop if session.shards else Loop
+    loop = kind(session, examples, session.precision, progress.max_steps)
     source = str(session.paths.resume) if resumed else None
     with session.phase("train"):
         if resumed and progress.step >= progress.max_steps:

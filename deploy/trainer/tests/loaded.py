@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 # Logits of the same arithmetic; sums may be taken in another order.
 CLOSE = 1e-4
@@ -26,21 +25,17 @@ def script_of(package: Path):
 
 
 def model_of(job: Path, base: Path) -> torch.nn.Module:
-    """By the package's script; above a quantised base, by the same library call with that base."""
-    quant = json.loads((job / "spec.json").read_text())["method"].get("quant")
+    """By the package's script alone."""
     script = script_of(job / "output/package")
-    if quant is None:
-        return script.load(script.base_of(script.HERE, str(base)))[0]
-    from peft import PeftModel
-
-    four = {"bnb_4bit_quant_type": quant.get("type", "nf4"), "bnb_4bit_use_double_quant": quant.get("double", False)}
-    settings = BitsAndBytesConfig(load_in_8bit=quant["bits"] == 8, load_in_4bit=quant["bits"] == 4, **four)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, quantization_config=settings)
+    model = script.load(script.base_of(script.HERE, str(base)))[0]
+    quantised = "quant" in json.loads((job / "spec.json").read_text())["method"]
+    if getattr(model, "is_quantized", False) != quantised:
+        sys.exit(f"{job.name}: the package's base is {'not ' if quantised else ''}quantised")
     for layer in model.modules():
         # On a processor with bf16 instructions 4-bit layers are packed anew for inference, and calculate in bf16.
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
-    return PeftModel.from_pretrained(model, script.HERE).eval()
+    return model
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from hone_trainer.__main__ import Attempt
 from hone_trainer.contract import RESULT_FILE, Controls, Exit, MetricsWriter, Paths, encode
 from hone_trainer.evaluate import Score
 from hone_trainer.progress import Progress
+from hone_trainer.ranks import verdict
 from hone_trainer.session import Session
 from hone_trainer.spec import parse
 
@@ -64,6 +65,27 @@ class Ending(unittest.TestCase):
             self.evaluate(loss)
             found = self.session.progress.best
             self.assertEqual(found and found["step"], best, f"after {loss}")
+
+    def test_of_a_rank_0_that_was_killed_the_records_tell_how_far_it_came(self) -> None:
+        write = self.attempt.metrics.write
+        write("start", 2, max_steps=9)
+        for step in (3, 4):
+            write("metrics", step, split="train", epoch=0.5, values={"loss": 1.0, "tokens_seen": 10 * step})
+        write("checkpoint", 4, path="/output/checkpoint-4")
+        write("phase", 5, name="eval", state="begin")
+        self.attempt.metrics._file.write(b'{"attempt": 1, "step": 7, "ty')
+        self.attempt.word = verdict({1: {"status": "failed"}}, {0: -9})
+        self.assertEqual(self.attempt.finish(None), Exit.INTERNAL)
+        told = self.result()
+        self.assertEqual((told["step"], told["max_steps"], told["epoch"], told["tokens_seen"]), (5, 9, 0.5, 40))
+        self.assertEqual((told["last_checkpoint"], told["reason"]), ("/output/checkpoint-4", "rank 0 was killed by SIGKILL"))
+
+    def test_what_rank_0_said_itself_counts_more(self) -> None:
+        self.attempt.metrics.write("phase", 5, name="eval", state="begin")
+        own = {"status": "completed", "code": 0, "reason": "finished as specified", "step": 4}
+        self.attempt.word = verdict({0: own}, {})
+        self.attempt.finish(None)
+        self.assertEqual(self.result()["step"], 4)
 
     def test_the_result_tells_such_scores_as_words(self) -> None:
         self.session.progress = self.resumed(Progress(step=3, base=Score(nll_sum=math.nan, tokens=3).as_dict()))

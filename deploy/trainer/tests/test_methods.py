@@ -123,7 +123,7 @@ class Learning(Training):
 
     def test_gradients_that_vanish_later_are_found_after_an_evaluation(self) -> None:
         layer = torch.nn.Linear(2, 2, bias=False)
-        watch = Watch(layer, patience=2)
+        watch = Watch(dict(layer.named_parameters()), patience=2)
 
         def update(gradient: float) -> None:
             layer.weight.grad = torch.full((2, 2), gradient)

@@ -1,16 +1,19 @@
 """Gradients through a quantised base are those of the base that its bits stand for, before an evaluation and after."""
 
+import importlib.util
 import unittest
+from pathlib import Path
 from unittest import mock
 
 import bitsandbytes
 import torch
 from training import Training, base, rows, summed_nll
 
-from hone_trainer import quantise
+from hone_trainer import inference, quantise
 from hone_trainer.batches import collate
 from hone_trainer.errors import SpecError
 from hone_trainer.evaluate import evaluate
+from hone_trainer.export import write_base_settings
 from hone_trainer.loss import Targets
 
 # Relative to the length of the reference's gradient. 4-bit weights are multiplied in fp32 as they stand for; 8-bit
@@ -90,6 +93,43 @@ class Gradients(Training):
         layers[0].weight.quant_state.packing_format_for_cpu = True
         with self.assertRaisesRegex(SpecError, "packed"):
             quantise.require_trainable(session.model)
+
+
+class Packages(Training):
+    """What a package says of its base is what its script loads."""
+
+    def script(self, package: Path):
+        (package / "inference.py").write_text(Path(inference.__file__).read_text())
+        found = importlib.util.spec_from_file_location("inference_of_a_package", package / "inference.py")
+        script = importlib.util.module_from_spec(found)
+        found.loader.exec_module(script)
+        return script
+
+    def logits(self, model) -> torch.Tensor:
+        quantise.keep_trainable(model)
+        with torch.no_grad():
+            return model.eval()(input_ids=torch.arange(2, 20)[None]).logits
+
+    def test_the_base_is_loaded_as_in_training_or_as_it_is(self) -> None:
+        directory = base(hidden=64, layers=2)
+        for name, quant in QUANT.items():
+            with self.subTest(name):
+                session, package = self.session(method={"type": "lora", "quant": quant}, model=directory), self.directory()
+                session.save_weights(package)
+                write_base_settings(session, package)
+                script = self.script(package)
+                found, _ = script.load(str(directory))
+                self.assertGreater(quantise.keep_trainable(found), 0)
+                torch.testing.assert_close(self.logits(found), self.logits(session.model), rtol=1e-5, atol=1e-6)
+                plain, _ = script.load(str(directory), unquantised=True)
+                self.assertEqual(quantise.keep_trainable(plain), 0)
+                away = (self.logits(plain) - self.logits(session.model)).abs().max()
+                self.assertGreater(float(away), 1e-4)
+
+    def test_without_quantisation_there_are_no_settings(self) -> None:
+        session, package = self.session(method={"type": "lora"}), self.directory()
+        write_base_settings(session, package)
+        self.assertEqual(list(package.iterdir()), [])
 
 
 if __name__ == "__main__":

@@ -156,12 +156,14 @@ class Continuations(unittest.TestCase):
 class Attempts(unittest.TestCase):
     """Whole attempts, as the container's entry runs them."""
 
+    sharding = "none"
+
     def setUp(self) -> None:
         holder = tempfile.TemporaryDirectory()
         self.addCleanup(holder.cleanup)
         self.directory = Path(holder.name)
 
-    def job(self, name: str) -> SimpleNamespace:
+    def job(self, name: str, sharding: str | None = None) -> SimpleNamespace:
         directory = self.directory / name
         train = directory / "data" / "train"
         train.mkdir(parents=True)
@@ -170,17 +172,18 @@ class Attempts(unittest.TestCase):
         spec["method"] = {"type": "lora", "lora": {"r": 4, "dropout": 0.2}}
         spec["train"] = {"max_steps": STEPS, "seq_len": 96, "micro_batch": 6, "accumulation": 3, "eval_every": 10}
         spec["train"] |= {"optimizer": {"lr": 0.003}, "precision": "fp32"}
+        spec["train"]["sharding"] = sharding or self.sharding
         spec["checkpoint"] = {"every_steps": 4}
         (directory / "spec.json").write_text(json.dumps(spec))
         parts = {name: directory / name for name in ("output", "metrics", "control")}
         return SimpleNamespace(directory=directory, processes=[], **parts)
 
-    def start(self, job: SimpleNamespace, resume: Path | None = None) -> subprocess.Popen:
+    def start(self, job: SimpleNamespace, resume: Path | None = None, processes: int = RANKS) -> subprocess.Popen:
         names = {f"HONE_{name.name.upper()}_DIR": str(name) for name in (job.output, job.metrics, job.control)}
         names |= {"HONE_SPEC": str(job.directory / "spec.json"), "HONE_MODEL_DIR": str(base(hidden=64, layers=2))}
         names |= {"HONE_DATA_DIR": str(job.directory / "data"), "HONE_CACHE_DIR": str(job.directory / "cache")}
         names |= {"HONE_ATTEMPT": str(len(job.processes) + 1), "HONE_RESUME_FROM": str(resume or "")}
-        names |= {"HONE_PROCESSES": str(RANKS), "OMP_NUM_THREADS": "1", "HONE_GRACE_SECONDS": "60"}
+        names |= {"HONE_PROCESSES": str(processes), "OMP_NUM_THREADS": "1", "HONE_GRACE_SECONDS": "60"}
         names["TMPDIR"] = str(job.directory / f"tmp-{len(job.processes) + 1}")
         Path(names["TMPDIR"]).mkdir()
         command = [sys.executable, "-m", "hone_trainer"]

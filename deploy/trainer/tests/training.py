@@ -101,6 +101,9 @@ class Training(unittest.TestCase):
         session.tokenizer = TOKENIZER
         torch.manual_seed(SEED)
         session.model = load_model(paths.model, session.spec, session.precision)
+        if session.spec.train.sharding:
+            session.shard()
+            session.shards.meet()
         session.head = Head(session.model)
         return session
 

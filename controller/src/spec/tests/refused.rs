@@ -107,6 +107,22 @@ const BAD: &[(&str, &str)] = &[
         "model: ./m\ndata: ./d.jsonl\ntrain: {optimizer: {name: adafactor, bits: 8}}\n",
     ),
     (
+        "nothing to spread a model over",
+        "model: ./m\ndata: ./d.jsonl\ntrain: {sharding: full}\nresources: {gpus: 1}\n",
+    ),
+    (
+        "a quantised base in parts",
+        "model: ./m\ndata: ./d.jsonl\nmethod: {quant: {bits: 8}}\ntrain: {sharding: full}\nresources: {gpus: 2}\n",
+    ),
+    (
+        "dora in parts",
+        "model: ./m\ndata: ./d.jsonl\nmethod: {lora: {dora: true}}\ntrain: {sharding: full}\nresources: {gpus: 2}\n",
+    ),
+    (
+        "an optimizer whose state has no parts",
+        "model: ./m\ndata: ./d.jsonl\ntrain: {sharding: full, optimizer: {name: adafactor}}\nresources: {gpus: 2}\n",
+    ),
+    (
         "what the method does not export",
         "model: ./m\ndata: ./d.jsonl\nmethod: full\nexport: [adapter]\n",
     ),
