@@ -22,8 +22,8 @@ use taker::{Evaluated, Taker};
 const NAME_MARK: &str = ".tfevents.";
 /// Bytes read in one look, of all files together.
 pub(super) const MAX_READ_LEN: usize = 1024 * 1024;
-/// Largest payload that is read; what is larger holds pictures or graphs, not figures. Decoded, one that is made for it
-/// takes a hundred times as much.
+/// Largest payload that is read; what is larger holds pictures or graphs, not figures. One that is made of empty values
+/// takes many times as much when it is decoded.
 const MAX_PAYLOAD_LEN: u64 = 64 * 1024;
 /// Largest payload that is passed over. Nothing writes larger ones, and the format of messages ends at 2 GiB.
 const MAX_PASSED_LEN: u64 = 1 << 31;

@@ -91,7 +91,7 @@ impl Origin {
     /// The place within its text.
     pub(super) fn within(text: &str, place: Place) -> Self {
         let line = usize::try_from(place.line.saturating_sub(1)).unwrap_or(usize::MAX);
-        Self::new(text.split('\n').nth(line).unwrap_or_default(), place)
+        Self::new(lines(text).nth(line).unwrap_or_default(), place)
     }
 
     /// The place on its line, which is `source`.
@@ -121,6 +121,11 @@ impl Origin {
             mark: self.mark,
         }
     }
+}
+
+/// The lines of a text as YAML counts them: a carriage return ends one too, alone or before a line feed.
+pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split("\r\n").flat_map(|lines| lines.split(['\n', '\r']))
 }
 
 /// The character as an excerpt shows it: one column each, and nothing that steers a terminal or reorders text.

@@ -11,7 +11,7 @@ use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy};
 use serde_saphyr::{Error, Location, Options, Spanned};
 
-use super::error::{Origin, Place, ProblemKind, SpecError, printable, quoted};
+use super::error::{Origin, Place, ProblemKind, SpecError, lines, printable, quoted};
 
 /// Longest text of a spec. The controller keeps it as one record, which holds 64 KiB.
 pub const MAX_TEXT: usize = 60 * 1024;
@@ -102,8 +102,8 @@ fn too_long(name: &str) -> SpecError {
 fn not_utf8(bytes: &[u8], error: &std::str::Utf8Error, name: &str) -> SpecError {
     let shown = String::from_utf8_lossy(bytes);
     let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-    let line = valid.matches('\n').count() + 1;
-    let column = valid.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let line = lines(&valid).count();
+    let column = lines(&valid).last().unwrap_or_default().chars().count() + 1;
     let place = Place { line: small(line), column: small(column), len: 1 };
     let byte = bytes.get(error.valid_up_to()).copied().unwrap_or_default();
     let what = format!("the byte 0x{byte:02x} is not UTF-8 text");
@@ -167,7 +167,7 @@ fn tab_from(text: &str, place: Place) -> Option<Place> {
     let indented_by =
         |line: &str| line.chars().take_while(|c| matches!(c, ' ' | '\t')).position(|c| c == '\t');
     let before = usize::try_from(place.line.saturating_sub(1)).unwrap_or(usize::MAX);
-    let mut lines = text.split('\n').enumerate().skip(before);
+    let mut lines = lines(text).enumerate().skip(before);
     let (line, column) = lines.find_map(|(line, text)| Some((line, indented_by(text)?)))?;
     Some(Place { line: small(line + 1), column: small(column + 1), len: 1 })
 }

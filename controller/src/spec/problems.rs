@@ -1,6 +1,6 @@
 //! The list that grows while a tree is read: bounded, and sorted by place when it is done.
 
-use super::error::{MAX_PROBLEMS, Origin, Place, Problem, ProblemKind, SpecError};
+use super::error::{MAX_PROBLEMS, Origin, Place, Problem, ProblemKind, SpecError, lines};
 use super::keys;
 
 /// Problems that are looked into, so that a hostile text costs little; [`MAX_PROBLEMS`] of them are shown.
@@ -16,7 +16,7 @@ pub(super) struct Problems<'t> {
 
 impl<'t> Problems<'t> {
     pub(super) fn new(text: &'t str, name: &'t str) -> Self {
-        Self { lines: text.split('\n').collect(), name, list: Vec::new(), omitted: 0 }
+        Self { lines: lines(text).collect(), name, list: Vec::new(), omitted: 0 }
     }
 
     /// Notes one problem.

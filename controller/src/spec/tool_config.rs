@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::error::{Origin, Place, ProblemKind, SpecError, quoted};
+use super::error::{Origin, Place, ProblemKind, SpecError, lines, quoted};
 use super::node;
 use super::types::{InputPath, JobSpec};
 use super::words::TrainerKind;
@@ -97,9 +97,9 @@ fn check(kind: TrainerKind, file: &str, text: &str, name: &str) -> Result<(), Sp
     if let Some(at) = text.chars().position(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
     {
         let before: String = text.chars().take(at).collect();
-        let line = before.matches('\n').count();
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count();
-        let place = Place { line: narrow(line) + 1, column: narrow(column) + 1, len: 1 };
+        let line = lines(&before).count();
+        let column = lines(&before).last().unwrap_or_default().chars().count();
+        let place = Place { line: narrow(line), column: narrow(column) + 1, len: 1 };
         let hint = "save it as plain text; is this the right file?";
         let what = "holds control characters".to_owned();
         return Err(problem(name, text, place, ProblemKind::BadValue, what, hint));

@@ -28,7 +28,8 @@ pub(crate) fn spec(bytes: &[u8]) {
 fn refused(error: &SpecError, bytes: &[u8]) {
     let problems = error.problems();
     assert!((1..=MAX_PROBLEMS).contains(&problems.len()), "{} problems", problems.len());
-    let lines = bytes.split(|byte| *byte == b'\n').count();
+    // Whatever ends a line: a carriage return before a line feed counts twice here.
+    let lines = bytes.split(|byte| matches!(byte, b'\n' | b'\r')).count();
     for problem in problems {
         let line = usize::try_from(problem.line).expect("small");
         assert!((1..=lines + 1).contains(&line) && problem.column > 0, "{problem:?}");

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use super::super::*;
+use super::good;
 
 /// One refused text for each thing that can be wrong.
 const BAD: &[(&str, &str)] = &[
@@ -228,6 +229,28 @@ fn bytes_that_are_no_text_name_their_place() {
         ProblemKind::TooLarge
     );
 }
+
+/// Found by fuzzing: the line was counted with carriage returns, and looked for without them.
+#[test]
+fn a_line_is_found_whatever_ends_lines() {
+    for end in ["\n", "\r\n", "\r"] {
+        let text = ["model: ./m", "data: ./d.jsonl", "lables: {}", ""].join(end);
+        let problem = only(&text);
+        let told = (problem.line, problem.column, problem.excerpt.as_str());
+        assert_eq!(told, (3, 1, "lables: {}"), "{end:?}");
+        let text = ["a: 1", "b: \u{1}", ""].join(end);
+        let error = check_config(&good(CONFIGURED), &text).expect_err("a control character");
+        let problem = &error.problems()[0];
+        assert_eq!((problem.line, problem.column, &problem.excerpt[..2]), (2, 4, "b:"), "{end:?}");
+        let bytes = [&b"a: 1"[..], end.as_bytes(), b"b: \xff"].concat();
+        let error = parse_bytes(&bytes, "job.yaml").expect_err("not UTF-8");
+        let problem = &error.problems()[0];
+        assert_eq!((problem.line, problem.column), (2, 4), "{end:?}");
+    }
+}
+
+const CONFIGURED: &str =
+    "name: n\ntrainer: {kind: custom, image: i, command: [c], config: ./a.txt}\n";
 
 #[test]
 fn a_tab_is_pointed_at_wherever_it_stands() {
