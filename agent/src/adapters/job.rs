@@ -81,6 +81,8 @@ pub struct CheckpointWish {
     pub path: String,
     /// What makes it complete.
     pub complete: Complete,
+    /// The file below the output that makes the tool save where it is.
+    pub request: Option<String>,
 }
 
 /// What makes a checkpoint complete.

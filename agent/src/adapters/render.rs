@@ -149,10 +149,15 @@ fn plain(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
         files: files.collect(),
         told: format!("{} runs as it is ({})", job.kind.name(), scene.versions.told()),
         stop: StopSignal::Term,
-        trigger: None,
+        trigger: trigger(job),
         pushes: scene.versions.at_least("transformers", [5, 4]),
         ranks: None,
     })
+}
+
+/// The file that a script of the user's own looks for.
+fn trigger(job: &ToolJob) -> Option<String> {
+    job.checkpoint.as_ref().and_then(|checkpoint| checkpoint.request.clone())
 }
 
 /// The user's configuration, or an empty one, with the user's last word held back.

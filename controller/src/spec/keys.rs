@@ -245,6 +245,8 @@ pub const KEYS: &[Key] = table! {
         "A file that the tool writes last into the checkpoint, which is a folder then.";
     "trainer.checkpoint.complete.settled", Other("a time from 1s to 1h such as `10s`"), Else("by `marker`"),
         "Nothing in it has changed for so long. Weaker than a marker: choose more than the longest pause of a save.";
+    "trainer.checkpoint.request", Text, Else("it cannot be asked"),
+        "A file in the output folder that hone makes to ask for a checkpoint: the tool looks for it after each step, takes it away and saves. With it `checkpoint.every.minutes` and `auto` count, and a job whose `stop` is `none` saves before it is ended.";
     "trainer.resume", Section, Else("the tool's own way; with `custom`, the variable `HONE_RESUME_FROM`"),
         "How the tool is told where to go on: one of the following. They are left out where an attempt starts from the beginning.";
     "trainer.resume.argument", Text, Else("none"),

@@ -56,6 +56,7 @@ pub(super) fn job(root: &Node, source: &str, p: &mut Problems<'_>) -> Option<Job
     let evaluate = evaluate(&top, p);
     let log_level = top.word("log_level", p).unwrap_or(LogLevel::Info);
     let (trainer, model) = (trainer?, inside(model)?);
+    let left_to_tool = left::to_the_tool(root, &trainer);
     Some(JobSpec {
         version,
         kind,
@@ -75,7 +76,7 @@ pub(super) fn job(root: &Node, source: &str, p: &mut Problems<'_>) -> Option<Job
         export,
         log_level,
         source: source.to_owned(),
-        left_to_tool: left::to_the_tool(root, tool.unwrap_or(TrainerKind::Hone)),
+        left_to_tool,
     })
 }
 

@@ -198,6 +198,8 @@ fn checkpoint(at: &At<'_>, kind: TrainerKind, p: &mut Problems<'_>) -> Option<To
     let section = Section::open(at, p)?;
     let path = section.required("path", p).and_then(|at| template(&at, p));
     let complete = section.required("complete", p).and_then(|at| complete(&at, p));
+    let hint = "the name of a file in the output folder, such as `save-now`";
+    let request = section.get("request").and_then(|at| file_name(&at, hint, p));
     let (path, complete) = (path?, complete?);
     if let (Complete::Marker(_), Some(end)) = (&complete, one_file(&path)) {
         let what = format!("names a file in the checkpoint, which by its `{end}` is itself one");
@@ -207,7 +209,7 @@ fn checkpoint(at: &At<'_>, kind: TrainerKind, p: &mut Problems<'_>) -> Option<To
         p.add(ProblemKind::Conflict, at.here(), what, hint);
         return None;
     }
-    Some(ToolCheckpoint { path, complete })
+    Some(ToolCheckpoint { path, complete, request })
 }
 
 /// The end of a path by which it is one file, and no folder.
@@ -249,12 +251,17 @@ fn complete(at: &At<'_>, p: &mut Problems<'_>) -> Option<Complete> {
     if name == "settled" {
         return settled(&at, p).map(Complete::Settled);
     }
+    let hint = "the name of a file in the checkpoint, such as `DONE`";
+    file_name(&at, hint, p).map(Complete::Marker)
+}
+
+fn file_name(at: &At<'_>, hint: &str, p: &mut Problems<'_>) -> Option<String> {
     let text = at.text(p)?;
     if is_file_name(&text) {
-        return Some(Complete::Marker(text));
+        return Some(text);
     }
     let what = format!("{} is not a plain file name", quoted(&text, 60));
-    at.bad(p, what, "the name of a file in the checkpoint, such as `DONE`");
+    at.bad(p, what, hint);
     None
 }
 

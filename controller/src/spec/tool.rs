@@ -111,6 +111,8 @@ pub(super) struct Tool {
 pub(super) struct ToolCheckpoint {
     pub(super) path: String,
     pub(super) complete: Complete,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) request: Option<String>,
 }
 
 /// What makes a checkpoint complete.

@@ -39,6 +39,8 @@ struct ConfigFile {
 struct Checkpoint {
     path: String,
     complete: Rule,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<String>,
 }
 
 /// As [`Complete`], with a number for its time.
@@ -67,6 +69,7 @@ impl ToolSpec {
                     Complete::Marker(name) => Rule::Marker(name.clone()),
                     Complete::Settled(time) => Rule::SettledS(time.as_secs()),
                 },
+                request: checkpoint.request.clone(),
             }),
             resume: tool.resume.clone(),
             stop: tool.stop,

@@ -2,7 +2,8 @@
 
 python3 train.py --data FILE.jsonl --steps N --out DIR --logs DIR [--resume DIR]
 
-Every so many steps it leaves `ckpt-<step>/` with the model and its optimizer, and last of all an empty file DONE.
+Every so many steps, and when there is a file `save-now` beside them, it leaves `ckpt-<step>/` with the model and its
+optimizer, and last of all an empty file DONE.
 """
 
 import argparse
@@ -73,7 +74,9 @@ def main() -> None:
         with logs.as_default(step):
             tf.summary.scalar("loss", loss)
         print(f"step {step} of {args.steps}, loss: {loss:.4f}", flush=True)
-        if step % args.save_every == 0:
+        asked = args.out / "save-now"
+        if step % args.save_every == 0 or asked.exists():
+            asked.unlink(missing_ok=True)
             logs.flush()
             save(model, args.out, step)
     logs.close()

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use hone_tests::cluster::material::tool_image;
+use hone_tests::cluster::{PATIENCE, wait_until};
 use hone_tests::docker::docker;
 
 use super::job::{fleet_with_pairs, has_each_loss_once};
@@ -9,9 +10,9 @@ use super::job::{fleet_with_pairs, has_each_loss_once};
 const STEPS: u64 = 600;
 const EVERY: u64 = 100;
 
-fn spec(image: &str) -> String {
+fn spec(name: &str, image: &str) -> String {
     format!(
-        "name: keras
+        "name: {name}
 data: {{train: {{path: ./pairs.jsonl}}}}
 train: {{max_steps: {STEPS}}}
 trainer:
@@ -20,7 +21,7 @@ trainer:
   command: [python3, /opt/tool/train.py, --data, /hone/input/data/train/pairs.jsonl, --out, /hone/output,
             --logs, /hone/metrics/tb, --steps, \"{STEPS}\", --save_every, \"{EVERY}\"]
   telemetry: tensorboard
-  checkpoint: {{path: \"ckpt-{{step}}\", complete: {{marker: DONE}}}}
+  checkpoint: {{path: \"ckpt-{{step}}\", complete: {{marker: DONE}}, request: save-now}}
   resume: {{argument: \"--resume={{path}}\"}}
   stop: term
 resources: {{cpu: 1, memory: 3 GiB, disk: 1 GiB}}
@@ -32,7 +33,7 @@ resources: {{cpu: 1, memory: 3 GiB, disk: 1 GiB}}
 fn a_keras_script_is_killed_goes_on_from_its_last_whole_checkpoint_and_completes() -> Result<()> {
     let image = tool_image("keras")?;
     let fleet = fleet_with_pairs()?;
-    let path = fleet.write_spec("keras", &spec(&image))?;
+    let path = fleet.write_spec("keras", &spec("keras", &image))?;
     let job: u64 = fleet.run(&["submit", &path])?.trim().parse()?;
     fleet.commits(job, EVERY)?;
     docker(&["kill", &fleet.container(job)?.id])?;
@@ -44,5 +45,22 @@ fn a_keras_script_is_killed_goes_on_from_its_last_whole_checkpoint_and_completes
     ensure!(ended.step == Some(STEPS), "it ended at {:?}", ended.step);
     has_each_loss_once(&fleet, job, STEPS, resumed.unwrap_or_default())?;
     ensure!(!fleet.packaged(job, "model.keras")?.is_empty(), "the package holds no model");
+    Ok(())
+}
+
+#[test]
+fn a_keras_script_that_knows_no_signal_is_asked_to_save_before_it_is_ended() -> Result<()> {
+    let image = tool_image("keras")?;
+    let fleet = fleet_with_pairs()?;
+    let text = spec("asked", &image).replace("stop: term", "stop: none");
+    let job: u64 = fleet.run(&["submit", &fleet.write_spec("asked", &text)?])?.trim().parse()?;
+    fleet.reach(job, 5)?;
+    fleet.run(&["cancel", &job.to_string()])?;
+    wait_until("it is cancelled", PATIENCE, || {
+        Ok((fleet.job(job)?.state == "cancelled").then_some(()))
+    })?;
+    let committed = fleet.committed(job)?;
+    let asked = committed.iter().find(|saved| !saved.step.is_multiple_of(EVERY));
+    ensure!(asked.is_some(), "nothing was saved between its own checkpoints: {committed:?}");
     Ok(())
 }

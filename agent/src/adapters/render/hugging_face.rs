@@ -31,7 +31,7 @@ pub(super) fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     }
     // Its bar gives the step where nothing better does.
     config.lay("disable_tqdm", board);
-    super::saves::lay(config, job, false);
+    super::saves::lay(config, job, super::trigger(job).is_some());
     let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(LEAST_KEPT);
     config.lay("save_total_limit", kept.max(LEAST_KEPT));
     config.lay("save_only_model", false);
@@ -169,13 +169,14 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         }
         None => command.extend(config.to_flags()),
     }
+    let trigger = super::trigger(job);
     Ok(Rendered {
         command,
         environment: Vec::new(),
         files,
-        told: told(job, scene, &config, None),
+        told: told(job, scene, &config, trigger.as_deref()),
         stop: stop(scene),
-        trigger: None,
+        trigger,
         pushes: pushes(scene),
         ranks: None,
     })

@@ -175,3 +175,33 @@ fn axolotl_and_llamafactory_get_their_own_names_for_the_same() {
     let refused = render(&job(json!({"kind": "axolotl"})), &scene(&image)).expect_err("not there");
     assert!(refused.to_string().contains("no package axolotl"), "{refused}");
 }
+
+#[test]
+fn a_tool_that_can_be_asked_for_a_checkpoint_is_told_where_to_look() {
+    let scene = |version: &str| {
+        let packages =
+            [("axolotl", version)].map(|(name, version)| (name.to_owned(), version.to_owned()));
+        Scene {
+            versions: Versions { packages: packages.into_iter().collect(), ..Versions::default() },
+            command: vec!["c".to_owned()],
+            ..Scene::default()
+        }
+    };
+    let new = render(&job(json!({"kind": "axolotl"})), &scene("0.14.0")).expect("rendered");
+    assert_eq!(new.trigger.as_deref(), Some("axolotl_checkpoint.save"));
+    assert!(new.files[0].1.contains("dynamic_checkpoint"), "{}", new.files[0].1);
+    let old = render(&job(json!({"kind": "axolotl"})), &scene("0.13.2")).expect("rendered");
+    assert_eq!(old.trigger, None);
+    assert!(!old.files[0].1.contains("dynamic_checkpoint"), "{}", old.files[0].1);
+
+    let saves = json!({"path": "c-{step}", "complete": {"marker": "DONE"}, "request": "now"});
+    for kind in ["custom", "hf"] {
+        let trainer = json!({"kind": kind, "checkpoint": saves});
+        let own = render(&job(trainer), &scene("0.14.0")).expect("rendered");
+        assert_eq!(own.trigger.as_deref(), Some("now"), "{kind}");
+    }
+    assert_eq!(
+        render(&job(json!({"kind": "custom"})), &scene("1.0")).expect("rendered").trigger,
+        None
+    );
+}

@@ -40,7 +40,7 @@ fn the_agent_is_told_exactly_the_contract_of_tools() {
         "kind": "custom",
         "telemetry": "tensorboard",
         "stdout_patterns": [r"^step (?P<step>\d+) .* loss: (?P<loss>\S+)"],
-        "checkpoint": {"path": "ckpt-{step}", "complete": {"marker": "DONE"}},
+        "checkpoint": {"path": "ckpt-{step}", "complete": {"marker": "DONE"}, "request": "save-now"},
         "resume": {"argument": "--resume={path}"},
         "stop": "term",
     });
@@ -52,6 +52,8 @@ fn the_agent_is_told_exactly_the_contract_of_tools() {
     let told = trainer(&settled, None);
     assert_eq!(told["checkpoint"], json!({"path": "c/e{epoch}", "complete": {"settled_s": 120}}));
     assert_eq!(told["resume"], json!({"environment": "FROM"}));
+    let asked = settled.replace("complete: {settled: 2m}", "complete: {settled: 2m}, request: now");
+    assert_eq!(trainer(&asked, None)["checkpoint"]["request"], "now");
     assert_eq!(told["telemetry"], "auto");
     assert_eq!(trainer(MINIMAL, None), Value::Null, "hone's own trainer has no such section");
 }
@@ -96,6 +98,24 @@ fn what_hone_does_not_write_needs_a_command() {
         let own = good(&with(&format!("kind: {kind}, command: [c]"))).warnings();
         assert!(own[0].contains("replaces the command"), "{own:?}");
     }
+}
+
+#[test]
+fn a_script_that_can_be_asked_for_a_checkpoint_has_its_minutes() {
+    let saves = |more: &str| {
+        let checkpoint =
+            format!("checkpoint: {{path: 'c-{{step}}', complete: {{settled: 5s}}{more}}}");
+        with(&format!("kind: custom, command: [c], {checkpoint}"))
+    };
+    for every in ["auto", "{minutes: 10}"] {
+        let with_interval = |more| format!("{}checkpoint: {{every: {every}}}\n", saves(more));
+        let told = good(&with_interval("")).warnings();
+        assert!(told[0].contains("`checkpoint.every"), "{told:?}");
+        assert_eq!(good(&with_interval(", request: save-now")).warnings(), [""; 0]);
+    }
+    let steps = format!("{}checkpoint: {{every: {{steps: 7}}}}\n", saves(", request: now"));
+    assert!(good(&steps).warnings()[0].contains("`checkpoint.every.steps`"));
+    assert_eq!(only(&saves(", request: a/b")), "`a/b` is not a plain file name");
 }
 
 #[test]
