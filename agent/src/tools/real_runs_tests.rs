@@ -169,7 +169,7 @@ fn event_files_say_what_the_state_says_and_cut_off_a_beginning_of_it() {
             read += 1;
         }
     }
-    assert_eq!(read, 8, "all but the one without TensorBoard, twice each");
+    assert_eq!(read, 10, "all but the one without TensorBoard, twice each");
 }
 
 fn json_lines(bytes: &[u8]) -> (Vec<Point>, u64) {
@@ -271,7 +271,7 @@ fn what_was_pushed_is_true() {
         assert_true(&told(&points, &attempt.name), &attempt.truth(), 0.0, &attempt.name);
         read += 1;
     }
-    assert_eq!(read, 8, "all but the one whose transformers is too old, twice each");
+    assert_eq!(read, 10, "all but the one whose transformers is too old, twice each");
 }
 
 /// torchtune's own log: it has no state, so the truth is its text, split at blanks.
