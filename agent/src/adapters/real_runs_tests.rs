@@ -11,12 +11,13 @@ use super::job::ToolJob;
 use crate::trainer::Dir;
 
 /// A fixture, its kind, and the folder of its newest checkpoint.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 6] = [
     ("hf-4.57.6-full", "hf"),
     ("hf-5.23.0-full", "hf"),
     ("trl-1.16.0-lora", "trl"),
     ("axolotl-0.18.0-lora", "axolotl"),
     ("llamafactory-0.9.5-lora", "llamafactory"),
+    ("unsloth-2026.10.9-lora", "unsloth"),
 ];
 /// What the rule must see when it is not there.
 const NEEDED: [&str; 3] = ["optimizer.pt", "scheduler.pt", "trainer_state.json"];

@@ -79,6 +79,7 @@ pub(super) fn attempts() -> Vec<Attempt> {
         "trl-1.16.0-lora",
         "llamafactory-0.9.5-lora",
         "axolotl-0.18.0-lora",
+        "unsloth-2026.10.9-lora",
     ];
     fixtures.into_iter().flat_map(|name| [Attempt::first(name), Attempt::resumed(name)]).collect()
 }

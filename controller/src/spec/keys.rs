@@ -222,7 +222,7 @@ pub const KEYS: &[Key] = table! {
     "trainer", Section, Inner,
         "What runs in the container.";
     "trainer.kind", Word(TrainerKind::NAMES), Is("hone"),
-        "hone's own trainer, or an image that keeps the same contract; or the tool that the image holds. hone writes the configuration of `trl`, `axolotl` and `llamafactory`; `torchtune` and `unsloth` run by your own command and file; `hf` is a script around the Trainer of Hugging Face, and `custom` anything else.";
+        "hone's own trainer, or an image that keeps the same contract; or the tool that the image holds. hone writes the configuration of `trl`, `axolotl` and `llamafactory` (seen with TRL 1.16.0, Axolotl 0.18.0 and 0.19.0, LLaMA-Factory 0.9.5); `torchtune` and `unsloth` run by your own command and file; `hf` is a script around the Trainer of Hugging Face, and `custom` anything else.";
     "trainer.image", Text, Else("`hone-trainer:cpu` with kind `hone`; required with any other"),
         "An image of the submitting machine's engine, or a reference by digest (`name@sha256:…`) that nodes pull. The job records its digest.";
     "trainer.command", Other("a list of text"), Else("the image's own, or what hone writes for the tool; required with `torchtune`, `unsloth`, `hf` and `custom`"),

@@ -122,7 +122,12 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
     config.fill("fp16", precision == "fp16");
     config
         .fill("gradient_checkpointing", job.flag("/train/gradient_checkpointing").unwrap_or(false));
-    config.fill("sample_packing", job.flag("/train/packing").unwrap_or(false));
+    let packs = job.flag("/train/packing").unwrap_or(false);
+    config.fill("sample_packing", packs);
+    if packs && !scene.eval.is_empty() {
+        // It would drop held-out rows that fill no whole batch, and fails where none are left.
+        config.fill("eval_sample_packing", false);
+    }
     config.fill(
         "excess_length_strategy",
         match job.word("/data/overlong") {
