@@ -20,6 +20,7 @@ from hone_trainer.group import Group
 from hone_trainer.loop import Loop
 from hone_trainer.progress import Progress
 from hone_trainer.sharded_loop import ShardedLoop
+from hone_trainer.sharding import units
 from hone_trainer.spec import parse
 
 RANKS = 2
@@ -147,8 +148,10 @@ class Sums(unittest.TestCase):
                 torch.testing.assert_close(parts["told"], whole["told"], rtol=1e-5, atol=1e-7)
                 torch.testing.assert_close(parts["tuned"], whole["tuned"], rtol=1e-5, atol=1e-7)
                 self.assertEqual(list(parts["weights"]), list(whole["weights"]))
+                # The last bit of a norm flips a rounding to 16 bits here and there, and Adam makes small gradients large.
+                away = {"rtol": 1e-4, "atol": 1e-4 if case.endswith("16") else 1e-7}
                 for name, tensor in parts["weights"].items():
-                    torch.testing.assert_close(tensor.float(), whole["weights"][name].float(), rtol=1e-4, atol=1e-7)
+                    torch.testing.assert_close(tensor.float(), whole["weights"][name].float(), **away)
 
     def test_an_overflow_in_one_part_is_skipped_by_all(self) -> None:
         skipped = TOLD.index("skipped_steps")
@@ -236,6 +239,18 @@ class Attempts(test_ranks.Attempts):
         self.assertIn("raise resources.gpus.count", self.result(job)["reason"])
 
 
+class Units(Training):
+    def test_each_is_of_one_type_and_wholly_trained_or_frozen(self) -> None:
+        for case, (method, train, dtype) in CASES.items():
+            with self.subTest(case):
+                model = self.session(method=method, train=train, model=base(layers=2, dtype=dtype)).model
+                chosen = units(model)
+                self.assertEqual(len(set(map(id, chosen))), len(chosen))
+                for top in (*chosen, model):
+                    kinds = {(own.dtype, own.requires_grad) for own in parameters_of(top, chosen)}
+                    self.assertEqual(len(kinds), 1, f"{type(top).__name__}: {kinds}")
+
+
 class Refusals(unittest.TestCase):
     def test_what_cannot_be_cut_is_refused(self) -> None:
         for part, what in (
@@ -250,6 +265,12 @@ class Refusals(unittest.TestCase):
                 values = {"version": 1, "model": {"name": "m"}, "method": part.get("method", LORA), "train": train}
                 with self.assertRaisesRegex(SpecError, what):
                     parse(values)
+
+
+def parameters_of(top: torch.nn.Module, borders: list[torch.nn.Module]) -> list[torch.nn.Parameter]:
+    """Those of a unit, without those of other units in it."""
+    inner = [child for child in top.children() if not any(child is border for border in borders)]
+    return [*top.parameters(recurse=False), *(own for child in inner for own in parameters_of(child, borders))]
 
 
 def names_in(directory: Path) -> list[str]:
