@@ -52,11 +52,18 @@ fn copied(from: &Path, to: &Path) {
 fn the_whole_checkpoint_of_every_tool_is_one_and_a_state_alone_is_not() {
     for (fixture, kind) in TOOLS {
         let found = judged(&output(fixture), &rule(kind));
-        let [(10, Err(why)), (20, Ok(()))] = found.as_slice() else {
+        let [.., (10, Err(why)), (20, Ok(()))] = found.as_slice() else {
             panic!("{fixture}: {found:?}")
         };
         assert_eq!(why, "its weights are missing", "{fixture}");
     }
+}
+
+#[test]
+fn axolotl_saved_where_it_was_asked_to() {
+    // The file lay there before its first step.
+    let saved = judged(&output("axolotl-0.18.0-lora"), &rule("axolotl"));
+    assert_eq!(saved.first().map(|(step, _)| *step), Some(1), "{saved:?}");
 }
 
 #[test]
