@@ -360,7 +360,8 @@ fn what_is_no_number_is_told_as_that_and_spoils_nothing_else() {
             for path in attempt.states() {
                 let (_, truth) = truth_of(&path);
                 let text = text_of(&path);
-                let text = spoilt(&text, "\"loss\": ", word, nth).expect("a loss");
+                // The state of a first step has one loss.
+                let Some(text) = spoilt(&text, "\"loss\": ", word, nth) else { continue };
                 let state = TrainerState::parse(text.as_bytes(), None).expect("a state");
                 assert_spoilt(&told(&state.points, &whose), &truth, nth as u64 + 1, word, &whose);
                 spoils += 1;
@@ -383,5 +384,5 @@ fn what_is_no_number_is_told_as_that_and_spoils_nothing_else() {
             }
         }
     }
-    assert!(spoils > 40, "{spoils}");
+    assert!(spoils > 60, "{spoils}");
 }
