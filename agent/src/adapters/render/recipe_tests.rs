@@ -1,5 +1,5 @@
 //! What the recipes of `tests/fixtures` gave real tools is what hone renders: those runs then prove that the tools take
-//! it. `HONE_WRITE_RECIPES=1 cargo test -p hone-agent --lib recipe` writes it anew after a change here; run
+//! it. `HONE_BLESS=1 cargo test -p hone-agent --lib recipe` writes it anew after a change here; run
 //! `tests/fixtures/make` then.
 
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ fn rendered(job: &ToolJob, scene: &Scene) -> Vec<(String, String)> {
 }
 
 fn check(folder: &Path, files: &[(String, String)]) {
-    let writes = std::env::var_os("HONE_WRITE_RECIPES").is_some();
+    let writes = std::env::var_os("HONE_BLESS").is_some();
     for (name, text) in files {
         let path: PathBuf = folder.join(name);
         if writes {
