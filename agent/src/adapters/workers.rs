@@ -173,19 +173,23 @@ mod tests {
 
     #[test]
     fn a_real_worker_below_a_real_launcher_takes_the_signal() {
-        use std::io::{BufRead as _, BufReader};
+        use std::io::{BufRead as _, BufReader, Write as _};
         use std::os::unix::process::ExitStatusExt as _;
         use std::process::{Command, Stdio};
         // The shell is the container's first process here, and waits for its child.
-        let script = "sleep 60 & echo $!; wait $!; exit 9";
+        let script = "exec 3<&0; cat <&3 & wait $!; exit 9";
         let mut init = Command::new("sh")
             .args(["-c", script])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("a shell");
+        let (mut stdin, stdout) = (init.stdin.take(), init.stdout.take().expect("a pipe"));
+        // What comes back shows that the child is the program, and no more the shell that was forked for it.
+        stdin.as_mut().expect("a pipe").write_all(b"there\n").expect("written");
         let mut line = String::new();
-        let stdout = init.stdout.take().expect("a pipe");
-        BufReader::new(stdout).read_line(&mut line).expect("the child's id");
+        BufReader::new(stdout).read_line(&mut line).expect("its echo");
+        assert_eq!(line, "there\n");
         let roots = HostRoots::default();
         let process = Process::of(&roots, init.id()).expect("it runs");
         assert_eq!(signal(&roots, process, Signal::TERM), 1);
