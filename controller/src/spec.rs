@@ -58,8 +58,8 @@ pub use tool_config::{MAX_CONFIG, check_config, read_config};
 pub use types::JobSpec;
 pub use words::{
     BadRows, ContainerUser, DataFormat, Export, Kind, LogLevel, LossOn, MethodKind, Network,
-    OptimizerName, Overlong, Precision, Preload, QuantType, ScheduleKind, StopSignal, Telemetry,
-    Template, TrainerKind,
+    OptimizerName, Overlong, Precision, Preload, QuantType, ScheduleKind, Sharding, StopSignal,
+    Telemetry, Template, TrainerKind,
 };
 
 use types::{EvalData, InputPath, Wait};
