@@ -120,7 +120,8 @@ def worker(directory: str, *cases: str) -> None:
 
 def launch(directory: str, *arguments: str) -> None:
     """In a process of its own: it takes signals and sets variables."""
-    endings = ranks.launch(RANKS, Path(directory), [__file__, "worker", directory, *arguments], Controls(Path(directory)))
+    arguments = [__file__, "worker", directory, *arguments]
+    endings = ranks.launch(RANKS, Path(directory), arguments, Controls(Path(directory)))
     sys.exit(1 if endings else 0)
 
 
@@ -148,7 +149,7 @@ class Sums(unittest.TestCase):
                 torch.testing.assert_close(parts["told"], whole["told"], rtol=1e-5, atol=1e-7)
                 torch.testing.assert_close(parts["tuned"], whole["tuned"], rtol=1e-5, atol=1e-7)
                 self.assertEqual(list(parts["weights"]), list(whole["weights"]))
-                # The last bit of a norm flips a rounding to 16 bits here and there, and Adam makes small gradients large.
+                # The last bit of a norm may flip a rounding to 16 bits, and Adam makes small gradients large.
                 away = {"rtol": 1e-4, "atol": 1e-4 if case.endswith("16") else 1e-7}
                 for name, tensor in parts["weights"].items():
                     torch.testing.assert_close(tensor.float(), whole["weights"][name].float(), **away)
