@@ -40,8 +40,11 @@ pub(super) fn require_shardable(
     resources: &Resources,
     p: &mut Problems<'_>,
 ) {
+    if train.sharding != Sharding::Full {
+        return;
+    }
     let section = top.section("train", p);
-    let (Sharding::Full, Some(at)) = (train.sharding, section.get("sharding")) else { return };
+    let Some(at) = section.get("sharding") else { return };
     let optimizer = train.optimizer;
     let (what, hint) = if resources.gpus.count < 2 {
         (

@@ -26,6 +26,7 @@ class Progress:
     skipped_steps: int = 0
     threads: int = 0
     ranks: int = 1
+    sharding: str = "none"
     precision: str = ""
     torch: str = ""
     base: dict | None = None

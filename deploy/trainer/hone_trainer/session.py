@@ -82,6 +82,11 @@ class Session:
         """A model with whole sizes and plain names, whose weights may have no values."""
         return self.shards.shape if self.shards else self.model
 
+    @property
+    def sharding(self) -> str:
+        """The spec's word for how the model lies on the ranks."""
+        return "full" if self.shards else "none"
+
     def shard(self) -> None:
         """Cuts the model into parts, of which this rank keeps its own."""
         self.shards = Shards(self.model, self.group.rank)

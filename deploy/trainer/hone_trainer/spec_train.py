@@ -78,7 +78,7 @@ def read_train(section: Section) -> Train:
     if train.epochs is None and train.max_steps is None:
         raise SpecError("one of train.epochs and train.max_steps must be given")
     if train.sharding and (name, bits, paged) != ("adamw", 32, False):
-        raise SpecError("train.sharding needs the optimizer adamw in 32 bits, not paged: set it so, or sharding to none")
+        raise SpecError("train.sharding needs the optimizer adamw in 32 bits, not paged; or set sharding to none")
     return train
 
 

@@ -49,7 +49,7 @@ def run(session: Session, resumed: Progress | None) -> None:
     progress.lineage, progress.data_digest = spec.lineage(), data_digest
     progress.max_steps = max_steps(spec, len(examples))
     progress.threads, progress.precision = torch.get_num_threads(), session.precision
-    progress.torch, progress.ranks = torch.__version__, session.group.size
+    progress.torch, progress.ranks, progress.sharding = torch.__version__, session.group.size, session.sharding
     _announce(session, resumed)
 
     if session.held_out and spec.evaluate_base and progress.base is None:
@@ -146,7 +146,7 @@ def _notice_changes(session: Session) -> None:
 
     before = session.progress
     now = {"threads": torch.get_num_threads(), "precision": session.precision, "torch": torch.__version__}
-    now["ranks"] = session.group.size
+    now |= {"ranks": session.group.size, "sharding": session.sharding}
     for name, value in now.items():
         if getattr(before, name) != value:
             was = getattr(before, name)

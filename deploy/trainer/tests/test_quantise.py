@@ -114,7 +114,8 @@ class Packages(Training):
         directory = base(hidden=64, layers=2)
         for name, quant in QUANT.items():
             with self.subTest(name):
-                session, package = self.session(method={"type": "lora", "quant": quant}, model=directory), self.directory()
+                session = self.session(method={"type": "lora", "quant": quant}, model=directory)
+                package = self.directory()
                 session.save_weights(package)
                 write_base_settings(session, package)
                 script = self.script(package)

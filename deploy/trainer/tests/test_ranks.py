@@ -29,6 +29,7 @@ RANKS = 2
 STEPS = 24
 # The last of three updates has a single row, so that one rank has none.
 ROWS, UPDATES = 2 * BATCH + 1, 3
+THIS = {"precision": "fp32", "group": Group(), "sharding": "none"}
 MOVED = "ranks was 2 in the checkpoint and is 1 now"
 TOLD = ("loss", "grad_norm", "loss_tokens", "samples_seen", "tokens_seen", "learning_rate")
 
@@ -147,7 +148,7 @@ class Continuations(unittest.TestCase):
         for before, told in ((1, 0), (2, 1)):
             with self.subTest(before):
                 notices: list[tuple] = []
-                session = SimpleNamespace(progress=Progress(**now, ranks=before), precision="fp32", group=Group())
+                session = SimpleNamespace(progress=Progress(**now, ranks=before), **THIS)
                 session.notice = lambda *notice: notices.append(notice)
                 _notice_changes(session)
                 self.assertEqual(notices, [("warning", "inexact_resume", MOVED)] * told)

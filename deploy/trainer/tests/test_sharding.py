@@ -120,13 +120,14 @@ def worker(directory: str, *cases: str) -> None:
 
 def launch(directory: str, *arguments: str) -> None:
     """In a process of its own: it takes signals and sets variables."""
-    endings = ranks.launch(RANKS, Path(directory), [__file__, "worker", directory, *arguments], Controls(Path(directory)))
+    arguments = [__file__, "worker", directory, *arguments]
+    endings = ranks.launch(RANKS, Path(directory), arguments, Controls(Path(directory)))
     sys.exit(1 if endings else 0)
 
 
 def run(directory: Path, *cases: str) -> None:
     """Has two ranks do these cases."""
-    subprocess.run([sys.executable, __file__, "launch", str(directory), *cases], check=True, timeout=600)
+    subprocess.run([sys.executable, __file__, "launch", str(directory), *cases], check=True, timeout=300)
 
 
 class Sums(unittest.TestCase):
@@ -148,7 +149,7 @@ class Sums(unittest.TestCase):
                 torch.testing.assert_close(parts["told"], whole["told"], rtol=1e-5, atol=1e-7)
                 torch.testing.assert_close(parts["tuned"], whole["tuned"], rtol=1e-5, atol=1e-7)
                 self.assertEqual(list(parts["weights"]), list(whole["weights"]))
-                # The last bit of a norm flips a rounding to 16 bits here and there, and Adam makes small gradients large.
+                # The last bit of a norm may flip a rounding to 16 bits, and Adam makes small gradients large.
                 away = {"rtol": 1e-4, "atol": 1e-4 if case.endswith("16") else 1e-7}
                 for name, tensor in parts["weights"].items():
                     torch.testing.assert_close(tensor.float(), whole["weights"][name].float(), **away)
@@ -229,7 +230,8 @@ class Attempts(test_ranks.Attempts):
         shutil.copytree(job.output / "checkpoint-20", alone.output / "checkpoint-20")
         self.ends(self.start(alone, alone.output / "checkpoint-20", processes=1), test_ranks.Exit.COMPLETED)
         told = [record for record in self.records(alone, 1) if record["type"] == "notice"]
-        self.assertIn("ranks was 2 in the checkpoint and is 1 now", [record["message"] for record in told])
+        told = [record["message"] for record in told if record["code"] == "inexact_resume"]
+        self.assertEqual(told, [test_ranks.MOVED, "sharding was full in the checkpoint and is none now"])
         self.assertEqual(names_in(alone.output / "package"), names_in(job.output / "package"))
         self.assertEqual(len(self.weights(alone)), len(whole))
 
