@@ -42,6 +42,12 @@ class CannotWrite(TrainerError):
     code = Exit.CANNOT_WRITE
 
 
+class GpuMissing(TrainerError):
+    """This node does not give the GPUs that it promised; another may."""
+
+    code = Exit.GPU_FAULT
+
+
 class NotFinite(TrainerError):
     """The loss or the gradient norm is not a finite number."""
 

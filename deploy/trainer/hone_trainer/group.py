@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hone_trainer.contract import Controls
-from hone_trainer.errors import SpecError
+from hone_trainer.errors import GpuMissing, SpecError
 
 # Set in each process of several: the folder where it leaves its process id and its last word.
 FOLDER = "HONE_RANKS_DIR"
@@ -52,6 +52,7 @@ class Group:
 
     def join(self) -> None:
         """Meets the others; from here on they can agree."""
+        require_gpus()
         if self.size == 1:
             return
         import torch
@@ -132,6 +133,22 @@ class Group:
         """A rank that is on its way out is not to be ended before its last word."""
         if self.folder is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def require_gpus() -> None:
+    """Fails where PyTorch does not see the attempt's GPUs: on a CPU it would train for weeks, and say nothing."""
+    promised = int(os.environ.get("HONE_GPU_COUNT") or "0")
+    if promised == 0 or os.environ.get("HONE_PROCESSES"):
+        return
+    import torch
+
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen < promised:
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
+        raise GpuMissing(
+            f"the attempt has {promised} GPUs, and PyTorch ({torch.__version__}, {built}) sees {seen}: take an image that "
+            "suits the node's driver (`hone-agent inventory` names it)"
+        )
 
 
 def share(micro_batch: int, accumulation: int, ranks: int) -> tuple[int, int]:

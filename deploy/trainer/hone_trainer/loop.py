@@ -103,7 +103,7 @@ class Loop(Trainer):
             self.accelerator.scaler = torch.amp.GradScaler("cpu")
         if session.group.rank:
             # Each rank drops other parts of its own rows; all else that is drawn was drawn by now.
-            set_seed(train.seed + session.group.rank)
+            set_seed((train.seed + session.group.rank) % 2**32)
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
         self._session = session

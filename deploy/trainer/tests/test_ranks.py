@@ -10,6 +10,7 @@ import time
 import unittest
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import torch
 from test_loop import Gradients
@@ -18,7 +19,8 @@ from training import BATCH, Training, base, rows
 from hone_trainer import ranks
 from hone_trainer.batches import EpochBatches
 from hone_trainer.contract import Controls, Exit, newest_checkpoint, verify_checkpoint
-from hone_trainer.group import Group, share
+from hone_trainer.errors import GpuMissing, exit_code, retryable
+from hone_trainer.group import Group, require_gpus, share
 from hone_trainer.loop import Loop
 from hone_trainer.make_task import rows as task
 from hone_trainer.progress import Progress
@@ -102,6 +104,28 @@ class Shares(unittest.TestCase):
                 for update in range(updates):
                     own = [row for found in batches for batch in found[update * parts :][:parts] for row in batch]
                     self.assertCountEqual(own, alone[update * effective :][:effective])
+
+
+class Promised(unittest.TestCase):
+    def test_an_attempt_without_its_gpus_ends_for_another_node(self) -> None:
+        def told(**names: str) -> BaseException | None:
+            with mock.patch.dict(os.environ, names):
+                try:
+                    require_gpus()
+                except GpuMissing as error:
+                    return error
+            return None
+
+        error = told(HONE_GPU_COUNT="2", HONE_PROCESSES="")
+        self.assertIn("has 2 GPUs, and PyTorch", str(error))
+        self.assertEqual(exit_code(error), Exit.GPU_FAULT)
+        self.assertTrue(retryable(exit_code(error)))
+        self.assertIsNone(told(HONE_GPU_COUNT="0", HONE_PROCESSES=""))
+        self.assertIsNone(told(HONE_GPU_COUNT="2", HONE_PROCESSES="2"), "tried on a CPU on purpose")
+        with mock.patch("torch.cuda.is_available", return_value=True), mock.patch(
+            "torch.cuda.device_count", return_value=2
+        ):
+            self.assertIsNone(told(HONE_GPU_COUNT="2", HONE_PROCESSES=""))
 
 
 class Verdicts(unittest.TestCase):
