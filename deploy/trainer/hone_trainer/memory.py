@@ -23,6 +23,14 @@ def report_load(session: Session, peak: Peak) -> None:
     session.notice("info", "model_loaded", text, **fields, **so_far())
 
 
+def buckets(session: Session) -> int:
+    """Bytes that DistributedDataParallel takes besides: all gradients once more, where the ranks add them up."""
+    if session.group.size == 1 or session.sharding != "none":
+        return 0
+    trained = (value for value in session.model.parameters() if value.requires_grad)
+    return sum(value.numel() * value.element_size() for value in trained)
+
+
 def probe(session: Session, examples: Sequence[Example]) -> None:
     """One forward and backward pass over the longest rows, before the first step.
 
@@ -43,9 +51,10 @@ def probe(session: Session, examples: Sequence[Example]) -> None:
             loss = session.head.nll(model, inputs, Targets.of(labels))
         loss.backward()
         model.zero_grad(set_to_none=True)
-    session.probed = peak.highest
-    fields = {"rows": labels.shape[0], "seq_len": labels.shape[1], **peak.highest}
     kind, highest = list(peak.highest.items())[-1]
+    highest += buckets(session)
+    session.probed = {**peak.highest, kind: highest}
+    fields = {"rows": labels.shape[0], "seq_len": labels.shape[1], **session.probed}
     where = "of GPU memory" if kind.startswith("gpu") else "of RAM"
     text = f"{labels.shape[0]} rows of {labels.shape[1]} tokens fit: {highest / 1e6:.0f} MB {where} at most"
     session.notice("info", "memory_probe", text, **fields)

@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 from training import Training, base, rows, values_of
 
-from hone_trainer.memory import probe
+from hone_trainer.memory import buckets, probe
 from hone_trainer.peaks import host_peak
 from hone_trainer.render import Example
 from hone_trainer.session import Session
@@ -48,6 +48,13 @@ class Probe(Training):
         self.assertEqual((told["code"], told["rows"], told["seq_len"]), ("memory_probe", 2, LENGTH))
         self.assertEqual(told["host_mem_peak_bytes"], session.probed["host_mem_peak_bytes"])
         self.assertRegex(told["message"], rf"2 rows of {LENGTH} tokens fit: \d+ MB of (RAM|GPU memory) at most")
+
+    def test_several_ranks_hold_their_gradients_twice(self) -> None:
+        session = self.session()
+        trained = sum(value.numel() * 4 for value in session.model.parameters())
+        self.assertEqual(buckets(session), 0)
+        session.group.size = 2
+        self.assertEqual(buckets(session), trained)
 
     def test_weights_gradients_and_random_state_stay_as_they_were(self) -> None:
         session = self.session(method=LORA)
