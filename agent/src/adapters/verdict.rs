@@ -16,6 +16,8 @@ use crate::tools::signs::{Cause, Sign};
 pub struct Evidence {
     /// The container's exit code; absent when it vanished.
     pub exit: Option<i64>,
+    /// It was asked to stop before it ended.
+    pub asked: bool,
     /// Steps completed, as the newest state file or metric says.
     pub step: Option<Step>,
     /// Steps of the whole run, as the state file or the spec says.
@@ -51,6 +53,11 @@ pub fn verdict(evidence: &Evidence) -> TrainerWord {
     match (evidence.exit, done) {
         (Some(0), _) if evidence.early_stop => {
             word("completed", EARLY_STOP, format!("stopped early at {steps}"), evidence)
+        }
+        // Many tools save and exit with 0 when they are asked to stop: only its length could say that it was done.
+        (Some(0), None) if evidence.asked => {
+            let message = format!("it was asked to stop and ended at {steps}");
+            word("interrupted", INTERRUPTED, message, evidence)
         }
         (Some(0), Some(true) | None) => {
             word("completed", COMPLETED, format!("it ended at {steps}"), evidence)
@@ -135,6 +142,22 @@ mod tests {
         let unseen =
             Evidence { exit: Some(0), max_steps: Some(Step::new(9)), ..Evidence::default() };
         assert_eq!(verdict(&unseen).status, "interrupted");
+    }
+
+    #[test]
+    fn an_end_that_was_asked_for_completes_only_a_run_whose_last_step_was_seen() {
+        let of = |step: Option<u64>, max: Option<u64>| {
+            let (step, max_steps) = (step.map(Step::new), max.map(Step::new));
+            let exit = Some(0);
+            let asked = true;
+            let word = verdict(&Evidence { exit, asked, step, max_steps, ..Evidence::default() });
+            (word.status, word.code)
+        };
+        let interrupted = ("interrupted".to_owned(), 75);
+        assert_eq!(of(Some(5), None), interrupted, "nothing says how long it is");
+        assert_eq!(of(None, None), interrupted);
+        assert_eq!(of(Some(39), Some(40)), interrupted);
+        assert_eq!(of(Some(40), Some(40)), ("completed".to_owned(), 0));
     }
 
     #[test]

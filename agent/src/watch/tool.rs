@@ -334,6 +334,7 @@ impl ToolReader {
         let lines = self.lines.iter().flat_map(|text| text.lines());
         verdict(&Evidence {
             exit,
+            asked: self.dirs.stop_sent().exists(),
             step: step.filter(|step| *step > Step::default()),
             max_steps,
             early_stop: early,

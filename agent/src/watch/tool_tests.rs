@@ -270,6 +270,16 @@ fn keras_s_printed_passes_place_its_figures_of_a_pass() {
 }
 
 #[test]
+fn a_tool_that_ends_because_it_was_asked_to_has_not_completed() {
+    let mut world = World::new(json!({"kind": "custom"}));
+    world.print("stdout", "it 3 loss=2.5\n");
+    assert_eq!(world.reader.last_word(Some(0)).status, "completed", "it ended by itself");
+    fs::write(world.dirs.stop_sent(), "").expect("written");
+    let word = world.reader.last_word(Some(0));
+    assert_eq!((word.status.as_str(), word.code), ("interrupted", 75));
+}
+
+#[test]
 fn the_first_process_s_own_words_explain_a_launcher_s_end() {
     let mut world = World::new(json!({"kind": "llamafactory"}));
     let error = json!({"message": {"message": "ValueError: odd", "extraInfo": {
