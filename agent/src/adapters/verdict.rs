@@ -36,6 +36,10 @@ const FAULT: i32 = 70;
 const INTERRUPTED: i32 = 75;
 const EARLY_STOP: i32 = 84;
 
+/// Ended by SIGINT, SIGKILL, SIGUSR1 or SIGTERM: somebody ended it, and what it printed before, a warning perhaps, is not
+/// why.
+const BY_SIGNAL: [i64; 4] = [130, 137, 138, 143];
+
 /// The last word on a run, as hone's own trainer would have left it.
 #[must_use]
 pub fn verdict(evidence: &Evidence) -> TrainerWord {
@@ -75,20 +79,26 @@ fn failed(code: i64, steps: &str, evidence: &Evidence) -> TrainerWord {
     // That a launcher ended says nothing, when the process that made it end has told why.
     let sign = evidence.sign.as_ref();
     let sign = sign.filter(|sign| sign.cause != Cause::Launcher || evidence.rank.is_none());
-    if let Some(sign) = sign {
-        let (what, hint) = (sign.cause.what(), sign.cause.hint());
-        let message = format!("{what}; {hint} (at {steps}): {}", sign.line);
-        return word("failed", sign.cause.code(), message, evidence);
-    }
-    let (code, message) = match &evidence.rank {
+    let (own, ended) = match &evidence.rank {
         Some(rank) => {
             let own = rank.exit.filter(|own| *own != 0).map_or(code, as_shells_say);
             (own, format!("a process failed with code {own} at {steps}: {}", rank.message))
         }
         None => (code, format!("it ended with code {code} at {steps}")),
     };
+    let message = match sign {
+        Some(sign) if BY_SIGNAL.contains(&own) => {
+            format!("{ended}; its output says: {}", sign.line)
+        }
+        Some(sign) => {
+            let (what, hint) = (sign.cause.what(), sign.cause.hint());
+            let message = format!("{what}; {hint} (at {steps}): {}", sign.line);
+            return word("failed", sign.cause.code(), message, evidence);
+        }
+        None => ended,
+    };
     // Killed by a signal, or refused its arguments: the code says so itself. What else it means is its own secret.
-    let known = if code == 2 || code >= 128 { i32::try_from(code).unwrap_or(FAULT) } else { FAULT };
+    let known = if own == 2 || own >= 128 { i32::try_from(own).unwrap_or(FAULT) } else { FAULT };
     word("failed", known, message, evidence)
 }
 
@@ -178,6 +188,26 @@ mod tests {
             ..Evidence::default()
         };
         assert_eq!((verdict(&early).status.as_str(), verdict(&early).code), ("completed", 84));
+    }
+
+    #[test]
+    fn what_was_printed_does_not_explain_the_end_of_what_was_killed() {
+        let line = "flash_attn: No module named flash_attn".to_owned();
+        let sign = Some(Sign { cause: Cause::NoFlashAttention, line });
+        let of = |code: i64, asked: bool| {
+            let sign = sign.clone();
+            let exit = Some(code);
+            let word = verdict(&Evidence { exit, asked, sign, ..Evidence::default() });
+            assert!(word.message.contains("No module named"), "{}", word.message);
+            (word.status, word.code)
+        };
+        for (code, known) in [(130, 130), (137, 137), (138, 138), (143, 143), (1, 78), (135, 78)] {
+            assert_eq!(of(code, false), ("failed".to_owned(), known), "{code}");
+        }
+        let rank = RankError { message: String::new(), exit: Some(-9), trace: String::new() };
+        let (exit, rank) = (Some(1), Some(rank));
+        let word = verdict(&Evidence { exit, sign, rank, ..Evidence::default() });
+        assert_eq!(word.code, 137, "a launcher's child was killed");
     }
 
     #[test]

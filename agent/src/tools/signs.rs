@@ -124,7 +124,12 @@ const WORDS: [Row; 16] = [
     (Cause::UnknownModel, &[&["does not recognize this architecture"]]),
     (
         Cause::NoFlashAttention,
-        &[&["FlashAttention", "not installed"], &["flash_attn", "No module named"]],
+        // That it is not installed is also what tools say that go on without it.
+        &[
+            &["ImportError", "FlashAttention"],
+            &["FlashAttention", "cannot be used"],
+            &["flash_attn", "No module named"],
+        ],
     ),
     (
         Cause::UnknownOption,
@@ -339,6 +344,11 @@ mod tests {
             ),
             ("KeyError: 'messages'", Cause::DataShape, 65),
             (
+                "ImportError: FlashAttention2 has been toggled on, but it cannot be used due to the following error: the package flash_attn seems to be not installed.",
+                Cause::NoFlashAttention,
+                78,
+            ),
+            (
                 "RuntimeError: CUDA error: no kernel image is available for execution on the device",
                 Cause::NoKernel,
                 78,
@@ -354,6 +364,7 @@ mod tests {
             "Saving model checkpoint",
             "MyMemoryErrors",
             "Xidian",
+            "[WARNING|2026-11-29 10:00:00] llamafactory.model:148 >> FlashAttention-2 is not installed.",
         ] {
             assert_eq!(sign(line), None, "{line}");
         }
