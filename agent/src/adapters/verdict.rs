@@ -38,7 +38,11 @@ const EARLY_STOP: i32 = 84;
 
 /// Ended by SIGINT, SIGKILL, SIGUSR1 or SIGTERM: somebody ended it, and what it printed before, a warning perhaps, is not
 /// why.
-const BY_SIGNAL: [i64; 4] = [130, 137, 138, 143];
+const BY_SIGNAL: [i64; 4] = [130, KILLED, 138, 143];
+const KILLED: i64 = 137;
+
+/// What torchrun raises when it is signalled itself.
+const SIGNALLED: &str = "SignalException";
 
 /// The last word on a run, as hone's own trainer would have left it.
 #[must_use]
@@ -70,9 +74,32 @@ pub fn verdict(evidence: &Evidence) -> TrainerWord {
             let message = format!("it ended with code 0 after {steps}, before the last");
             word("interrupted", INTERRUPTED, message, evidence)
         }
+        (Some(code), _) if evidence.asked && of_a_stop(code, evidence) => {
+            let message = format!("it was asked to stop and ended with code {code} at {steps}");
+            word("interrupted", INTERRUPTED, message, evidence)
+        }
         (Some(code), _) => failed(code, &steps, evidence),
         (None, _) => word("failed", FAULT, format!("its container vanished at {steps}"), evidence),
     }
+}
+
+/// Whether a stop that was asked for is why it ended with this code: a signal that the tool, or the first of its processes,
+/// does not know, or a launcher that makes 1 of that. What failed by itself meanwhile has failed. What was killed may
+/// have been killed for want of memory, which is not known here.
+fn of_a_stop(code: i64, evidence: &Evidence) -> bool {
+    let own = evidence.rank.as_ref().map_or(code, |rank| ended_with(rank, code));
+    if BY_SIGNAL.contains(&own) {
+        return own != KILLED;
+    }
+    let said = evidence.rank.as_ref().is_none_or(|rank| rank.message.contains(SIGNALLED));
+    // Processes lose each other when they end one after the other.
+    let fatal = |sign: &Sign| !matches!(sign.cause, Cause::Launcher | Cause::Communication);
+    own == 1 && said && !evidence.sign.as_ref().is_some_and(fatal)
+}
+
+/// The code of the process that failed first, below a launcher that ended with `code`.
+fn ended_with(rank: &RankError, code: i64) -> i64 {
+    rank.exit.filter(|own| *own != 0).map_or(code, as_shells_say)
 }
 
 fn failed(code: i64, steps: &str, evidence: &Evidence) -> TrainerWord {
@@ -81,7 +108,7 @@ fn failed(code: i64, steps: &str, evidence: &Evidence) -> TrainerWord {
     let sign = sign.filter(|sign| sign.cause != Cause::Launcher || evidence.rank.is_none());
     let (own, ended) = match &evidence.rank {
         Some(rank) => {
-            let own = rank.exit.filter(|own| *own != 0).map_or(code, as_shells_say);
+            let own = ended_with(rank, code);
             (own, format!("a process failed with code {own} at {steps}: {}", rank.message))
         }
         None => (code, format!("it ended with code {code} at {steps}")),
@@ -188,6 +215,31 @@ mod tests {
             ..Evidence::default()
         };
         assert_eq!((verdict(&early).status.as_str(), verdict(&early).code), ("completed", 84));
+    }
+
+    #[test]
+    fn a_launcher_that_was_asked_to_stop_ends_with_1_and_has_not_failed() {
+        let sign = |cause| Some(Sign { cause, line: "x".to_owned() });
+        let rank = |message: &str, exit| {
+            Some(RankError { message: message.to_owned(), exit, trace: String::new() })
+        };
+        let of = |exit: i64, asked: bool, sign: Option<Sign>, rank: Option<RankError>| {
+            let exit = Some(exit);
+            let word = verdict(&Evidence { exit, asked, sign, rank, ..Evidence::default() });
+            (word.status == "interrupted", word.code)
+        };
+        let stopped = (true, 75);
+        let by_torchrun = rank("SignalException: Process 7 got signal: 15", None);
+        assert_eq!(of(1, true, None, None), stopped);
+        assert_eq!(of(1, true, None, by_torchrun.clone()), stopped);
+        assert_eq!(of(1, true, sign(Cause::Launcher), rank("", Some(-15))), stopped);
+        assert_eq!(of(1, true, sign(Cause::Communication), None), stopped);
+        assert_eq!(of(143, true, sign(Cause::NoFlashAttention), None), stopped);
+        assert_eq!(of(1, false, None, by_torchrun), (false, 70), "nobody asked");
+        assert_eq!(of(1, true, sign(Cause::GpuMemory), None), (false, 80), "it failed by itself");
+        assert_eq!(of(1, true, None, rank("ValueError: x", Some(1))), (false, 70));
+        assert_eq!(of(137, true, None, None), (false, 137), "for want of memory, perhaps");
+        assert_eq!(of(139, true, None, None), (false, 139), "it crashed");
     }
 
     #[test]
