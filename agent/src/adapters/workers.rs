@@ -28,8 +28,12 @@ pub struct Seen {
     pub gpu: bool,
 }
 
-/// Helpers that libraries start beside the work.
-const HELPERS: [&[u8]; 4] = [b"resource_tracker", b"spawn_main", b"forkserver", b"compile_worker"];
+/// Helpers that libraries start beside the work, whatever they have open.
+const HELPERS: [&[u8]; 2] = [b"resource_tracker", b"compile_worker"];
+
+/// How Python starts a process that is no fork: a data loader's, or with a GPU one of those that train
+/// (`torch.multiprocessing.spawn`).
+const SPAWNED: [&[u8]; 2] = [b"spawn_main", b"forkserver"];
 
 impl Seen {
     fn is_python(&self) -> bool {
@@ -39,7 +43,11 @@ impl Seen {
     }
 
     fn is_helper(&self) -> bool {
-        HELPERS.iter().any(|word| self.command.windows(word.len()).any(|part| part == *word))
+        self.names_one_of(&HELPERS) || !self.gpu && self.names_one_of(&SPAWNED)
+    }
+
+    fn names_one_of(&self, words: &[&[u8]]) -> bool {
+        words.iter().any(|word| self.command.windows(word.len()).any(|part| part == *word))
     }
 }
 
@@ -47,12 +55,14 @@ impl Seen {
 ///
 /// These are the ones that hold a GPU. Where none does, they are the Python programs that no other Python program was
 /// started by: launchers wait for children with command lines of their own, while data loaders are forks of the worker
-/// and share its command line. Where there is no Python, they are the last programs that were started.
+/// and share its command line, and what it has open. Where there is no Python, they are the last programs that were started.
 #[must_use]
 pub fn workers(init: u32, all: &[Seen]) -> Vec<u32> {
     let own = |seen: &&Seen| seen.pid != init && !seen.is_helper();
     let parent = |seen: &Seen| all.iter().find(|other| other.pid == seen.parent);
-    let forked = |seen: &Seen| parent(seen).is_some_and(|parent| parent.command == seen.command);
+    let forked = |seen: &Seen| {
+        parent(seen).is_some_and(|from| from.command == seen.command && (from.gpu || !seen.gpu))
+    };
     let programs: Vec<&Seen> = all.iter().filter(own).filter(|seen| !forked(seen)).collect();
     let holders: Vec<&Seen> = programs.iter().copied().filter(|seen| seen.gpu).collect();
     let pythons: Vec<&Seen> = programs.iter().copied().filter(|seen| seen.is_python()).collect();
@@ -169,6 +179,34 @@ mod tests {
         let gpu = |path: &str| is_gpu(Path::new(path));
         assert!(gpu("/dev/nvidia0") && gpu("/dev/nvidia12"));
         assert!(!gpu("/dev/nvidiactl") && !gpu("/dev/nvidia") && !gpu("/dev/nvidia-uvm"));
+    }
+
+    #[test]
+    fn spawned_processes_that_hold_a_gpu_are_the_work_and_others_are_helpers() {
+        let spawned = "python3 -c from multiprocessing.spawn import spawn_main; spawn_main()";
+        let server = "python3 -c from multiprocessing.forkserver import main; main()";
+        let of = |started: &str, at: u32, gpu: bool, main: bool| {
+            let mut all = [
+                seen(10, 1, "init"),
+                seen(11, 10, "python3 train.py"),
+                seen(12, 11, server),
+                seen(13, at, started),
+                seen(14, at, started),
+                seen(15, 11, "python3 -c from multiprocessing.resource_tracker import main"),
+            ];
+            all[1].gpu = main;
+            all[3].gpu = gpu;
+            all[4].gpu = gpu;
+            all[5].gpu = main;
+            workers(10, &all)
+        };
+        for (started, at) in [(spawned, 11), (server, 12)] {
+            assert_eq!(of(started, at, true, false), [13, 14], "{started}");
+            assert_eq!(of(started, at, false, true), [11], "data loaders");
+            assert_eq!(of(started, at, false, false), [11], "data loaders without a GPU");
+        }
+        // Whoever started them counted the GPUs, and opened them.
+        assert_eq!(of(spawned, 11, true, true), [13, 14]);
     }
 
     #[test]

@@ -132,16 +132,21 @@ impl AttemptRecord {
     }
 
     /// Remembers complete checkpoints that are new. Returns those that are of no use any more: a later one is committed,
-    /// or their deletion was lost with a crash.
+    /// or their deletion was lost with a crash. One that was given up comes again when its tool, from which it is taken
+    /// anew, still has it.
     pub fn add_found(&mut self, checkpoints: Vec<Found>) -> (bool, Vec<Found>) {
         let newest = self.committed.keys().next_back().copied();
+        let waiting = self.found.keys().next_back().copied().max(newest);
         let (mut any, mut useless) = (false, Vec::new());
         for found in checkpoints {
-            let known = [&self.found, &self.committed].iter().any(|m| m.contains_key(&found.step));
-            if known || self.refused.contains(&found.step) {
+            if [&self.found, &self.committed].iter().any(|m| m.contains_key(&found.step)) {
                 continue;
             }
-            if newest.is_some_and(|step| found.step < step) {
+            if self.refused.contains(&found.step) {
+                if waiting.is_some_and(|later| found.step < later) {
+                    useless.push(found);
+                }
+            } else if newest.is_some_and(|step| found.step < step) {
                 useless.push(found);
             } else {
                 self.found.insert(found.step, found.path);

@@ -98,59 +98,60 @@ impl Agent {
         took: Duration,
         result: Result<(), UploadError>,
     ) {
-        let pause = self.settings.pause;
-        let cap = self.settings.pause_cap;
+        let (pause, cap) = (self.settings.pause, self.settings.pause_cap);
         let Some(record) = self.state.attempts.get_mut(&id) else { return };
         self.changed = true;
-        let settled = match result {
+        match result {
             Ok(()) => {
                 record.last_save = took;
-                true
+                self.on_taken(id, upload);
             }
-            Err(UploadError::Overtaken) => true,
-            Err(UploadError::Fenced) => {
-                record.fenced = true;
-                return;
-            }
+            Err(UploadError::Overtaken) => self.on_taken(id, upload),
+            Err(UploadError::Fenced) => record.fenced = true,
             Err(UploadError::Later(_)) => {
                 // For ever: what was saved is never given up because a link is cut.
                 record.tries = record.tries.saturating_add(1);
                 let pause = pause.saturating_mul(1 << record.tries.min(10)).min(cap);
                 record.not_before = Some(now.boot.plus(pause));
-                return;
             }
-            Err(UploadError::Never(message)) => {
-                // Such a checkpoint is no checkpoint; the one before it stays the latest.
-                self.out.push(Effect::Report(Payload::Notice {
-                    attempt: id,
-                    level: "error".to_owned(),
-                    code: "upload_refused".to_owned(),
-                    message: format!("what the trainer saved cannot be taken: {message}"),
-                }));
-                match upload {
-                    Upload::Checkpoint(found) => {
-                        record.found.remove(&found.step);
-                        record.refused.insert(found.step);
-                    }
-                    Upload::Package(_) => {
-                        if let Some(drained) = &mut record.drained {
-                            drained.package = None;
-                        }
-                    }
-                }
-                return;
-            }
-        };
+            Err(UploadError::Never(message)) => self.on_refused(id, upload, &message),
+        }
+    }
+
+    /// The controller has it, or a later one.
+    fn on_taken(&mut self, id: AttemptId, upload: &Upload) {
+        let Some(record) = self.state.attempts.get_mut(&id) else { return };
         record.tries = 0;
         record.not_before = None;
         match upload {
-            Upload::Checkpoint(found) if settled => {
+            Upload::Checkpoint(found) => {
                 record.found.remove(&found.step);
                 record.committed.insert(found.step, found.path.clone());
                 self.retain(id);
             }
-            Upload::Package(_) if settled => record.packaged = true,
-            Upload::Checkpoint(_) | Upload::Package(_) => {}
+            Upload::Package(_) => record.packaged = true,
+        }
+    }
+
+    /// The controller will never take it. Such a checkpoint is no checkpoint; the one before it stays the latest.
+    fn on_refused(&mut self, id: AttemptId, upload: &Upload, message: &str) {
+        let Some(record) = self.state.attempts.get_mut(&id) else { return };
+        self.out.push(Effect::Report(Payload::Notice {
+            attempt: id,
+            level: "error".to_owned(),
+            code: "upload_refused".to_owned(),
+            message: format!("what the trainer saved cannot be taken: {message}"),
+        }));
+        match upload {
+            Upload::Checkpoint(found) => {
+                record.found.remove(&found.step);
+                record.refused.insert(found.step);
+            }
+            Upload::Package(_) => {
+                if let Some(drained) = &mut record.drained {
+                    drained.package = None;
+                }
+            }
         }
     }
 

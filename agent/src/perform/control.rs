@@ -58,6 +58,7 @@ impl Performer {
             StopSignal::None => {
                 let patience = grace.saturating_sub(END).max(grace / 2);
                 self.next_checkpoint(attempt, container, patience, &steering).await;
+                self.is_first(attempt);
                 self.signal(container, Signal::Term).await;
                 return;
             }

@@ -22,6 +22,7 @@ use crate::adapters::versions::{PYTHONS, QUESTION, Versions};
 use crate::core::input::StepError;
 use crate::driver::Record;
 use crate::layout::AttemptDirs;
+use crate::runtime::docker::Answer;
 use crate::runtime::{ContainerSpec, EnvVar, LogLimit, Network, Refusal, RuntimeError, Tmpfs};
 use crate::tools::elastic::ERROR_NAME;
 
@@ -29,6 +30,8 @@ use crate::tools::elastic::ERROR_NAME;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Memory of the container that is asked.
 const MEMORY: Bytes = Bytes::mib(512);
+/// Least code of a program that a signal ended.
+const KILLED: i64 = 128;
 /// Files of a channel that a configuration can name.
 const MAX_FILES: usize = 1000;
 /// Characters of a token: more than 128 bits.
@@ -71,15 +74,12 @@ impl Performer {
         if let Some(known) = self.versions.lock().await.get(reference) {
             return Ok(known.clone());
         }
-        let mut versions = Versions::default();
+        let mut answers = Answers::default();
         for python in PYTHONS {
             let spec = question(assignment, uid, python, &self.prefix)?;
             match self.runtime.question(&spec, PATIENCE).await {
+                Ok(answer) if answers.take(&answer) => break,
                 Ok(answer) => {
-                    if let Some(found) = Versions::parse(&answer.output) {
-                        versions = found;
-                        break;
-                    }
                     tracing::warn!(image = %reference, python, code = answer.code, "it does not say what it holds");
                 }
                 // An image without Python holds none of its packages.
@@ -87,8 +87,11 @@ impl Performer {
                 Err(error) => return Err(of_runtime(&error)),
             }
         }
+        let (versions, certain) = answers.versions(reference)?;
         tracing::info!(image = %reference, holds = versions.told(), "its tool is known");
-        self.versions.lock().await.insert(reference.clone(), versions.clone());
+        if certain {
+            self.versions.lock().await.insert(reference.clone(), versions.clone());
+        }
         Ok(versions)
     }
 
@@ -116,6 +119,43 @@ impl Performer {
         let told = tokio::task::spawn_blocking(move || driver.record_blocking(record)).await;
         if !matches!(told, Ok(Ok(_))) {
             tracing::debug!("nobody takes the notice: the agent ends");
+        }
+    }
+}
+
+/// What the Pythons of an image said.
+#[derive(Default)]
+struct Answers {
+    found: Option<Versions>,
+    /// One ran and did not say it.
+    unsaid: bool,
+    /// One was killed before it could, with this code.
+    killed: Option<i64>,
+}
+
+impl Answers {
+    /// Whether this one says it.
+    fn take(&mut self, answer: &Answer) -> bool {
+        self.found = Versions::parse(&answer.output);
+        self.unsaid |= self.found.is_none();
+        self.killed = self.killed.or((answer.code >= KILLED).then_some(answer.code));
+        self.found.is_some()
+    }
+
+    /// What the image holds, and whether that is certain. One without Python holds nothing; nor does one whose Python is
+    /// too old to say it, as far as is known. One that was killed may answer the next time.
+    fn versions(self, image: &str) -> Result<(Versions, bool), StepError> {
+        match (self.found, self.killed) {
+            (Some(found), _) => Ok((found, true)),
+            (None, None) => Ok((Versions::default(), !self.unsaid)),
+            (None, Some(code)) => Err(StepError {
+                retryable: true,
+                cause: "image_unknown".to_owned(),
+                message: format!(
+                    "{image}: its Python was killed, with code {code}, before it said which packages it has"
+                ),
+                elsewhere: true,
+            }),
         }
     }
 }
@@ -213,5 +253,29 @@ impl Tool {
         steering::keep(dirs, &steering).map_err(of_file(dirs.root()))?;
         let kept = dirs.kept();
         fs::create_dir_all(&kept).map_err(of_file(&kept))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_python_that_does_not_answer_is_asked_again_and_an_image_without_one_holds_nothing() {
+        let answer = |code, output: &str| Answer { code, output: output.as_bytes().to_vec() };
+        let none = Answers::default().versions("x");
+        assert_eq!(none.expect("no Python"), (Versions::default(), true));
+        let mut answers = Answers::default();
+        assert!(!answers.take(&answer(137, "")));
+        let error = answers.versions("x").expect_err("unknown");
+        assert!(error.retryable && error.message.contains("code 137"), "{}", error.message);
+        let mut answers = Answers::default();
+        assert!(!answers.take(&answer(1, "No module named importlib.metadata")));
+        assert_eq!(answers.versions("x").expect("an old one"), (Versions::default(), false));
+        let mut answers = Answers::default();
+        assert!(!answers.take(&answer(137, "")));
+        assert!(answers.take(&answer(0, r#"{"python": "3.12.1", "packages": {"trl": "1.15"}}"#)));
+        let (found, certain) = answers.versions("x").expect("an answer");
+        assert!(found.has("trl") && certain);
     }
 }

@@ -239,12 +239,14 @@ impl ToolReader {
     }
 
     /// The figures of the newest checkpoint's state file, which has all of them and their steps; a part in each look when
-    /// they are many.
+    /// they are many. Where one source alone is wanted it only tells how far training is.
     fn state_points(&mut self) -> Vec<Point> {
         let newest = self.keeper.newest().filter(|(step, _)| self.read_state != Some(*step));
         let Some((step, folder)) = newest else { return Vec::new() };
         let Some(mut state) = state_in(&folder, self.state_rest) else { return Vec::new() };
         let points = std::mem::take(&mut state.points);
+        let points = if self.wants(Telemetry::Auto) { points } else { Vec::new() };
+        self.progress.step = self.progress.step.max(Some(state.global_step));
         self.state_rest = points.last().and_then(|last| last.step).filter(|_| state.more);
         if self.state_rest.is_none() {
             self.read_state = Some(step);
@@ -334,6 +336,7 @@ impl ToolReader {
         let lines = self.lines.iter().flat_map(|text| text.lines());
         verdict(&Evidence {
             exit,
+            asked: self.dirs.stop_sent().exists(),
             step: step.filter(|step| *step > Step::default()),
             max_steps,
             early_stop: early,

@@ -215,6 +215,20 @@ fn a_state_with_many_figures_is_told_in_parts_to_its_end() {
 }
 
 #[test]
+fn a_state_file_tells_no_figures_where_one_source_alone_is_wanted() {
+    for alone in ["push", "stdout", "tensorboard"] {
+        let mut world = World::new(json!({"kind": "trl", "telemetry": alone}));
+        world.save_the_run();
+        let batch = world.reader.read(&world.cursor, world.clock, false);
+        let start = |event: &Payload| matches!(event, Payload::Start(s) if s.max_steps.is_some());
+        assert!(matches!(&batch.events[..], [(_, event)] if start(event)), "{alone}");
+        assert_eq!(world.reader.step(), Some(Step::new(40)), "it tells how far training is");
+        let word = world.reader.last_word(Some(0));
+        assert_eq!((word.status.as_str(), word.step), ("completed", Some(Step::new(40))));
+    }
+}
+
+#[test]
 fn a_spec_s_own_patterns_are_the_only_ones_that_count() {
     let patterns = json!([r"^it (?P<step>\d+) loss=(?P<loss>\S+)"]);
     let trainer = json!({"kind": "custom", "telemetry": "stdout", "stdout_patterns": patterns});
@@ -267,6 +281,16 @@ fn keras_s_printed_passes_place_its_figures_of_a_pass() {
     let told = world.read(0);
     assert_eq!((told[0].step.get(), told[0].get("accuracy")), (200, Some(0.5)));
     assert_eq!(told[0].epoch, Some(2.0));
+}
+
+#[test]
+fn a_tool_that_ends_because_it_was_asked_to_has_not_completed() {
+    let mut world = World::new(json!({"kind": "custom"}));
+    world.print("stdout", "it 3 loss=2.5\n");
+    assert_eq!(world.reader.last_word(Some(0)).status, "completed", "it ended by itself");
+    fs::write(world.dirs.stop_sent(), "").expect("written");
+    let word = world.reader.last_word(Some(0));
+    assert_eq!((word.status.as_str(), word.code), ("interrupted", 75));
 }
 
 #[test]

@@ -3,10 +3,11 @@
 //! hone's own trainer splits its time (`<part>_s` in its records); of other tools only what they used is known. The bounds
 //! are hone's own: what takes less is not worth a person's evening.
 
+use hone_proto::assignment::Relaxation;
 use hone_proto::id::AttemptId;
 use hone_proto::sample::rollup::{Metric, NodeRollup, Subject, SubjectRollup};
 use hone_proto::time::WallNanos;
-use hone_proto::wire::{AttemptView, DemandView, SeriesPoint};
+use hone_proto::wire::{AttemptView, DemandView, JobView, SeriesPoint};
 use serde::Serialize;
 
 use super::render::human::whole_bytes;
@@ -106,8 +107,14 @@ pub(super) struct Used {
 }
 
 impl Used {
-    /// What an attempt used in these windows.
-    pub(super) fn of(windows: &[NodeRollup], id: AttemptId, attempt: &AttemptView) -> Self {
+    /// What an attempt of `job` used in these windows. What its node receives is others' where its container is closed.
+    pub(super) fn of(
+        windows: &[NodeRollup],
+        id: AttemptId,
+        job: &JobView,
+        attempt: &AttemptView,
+    ) -> Self {
+        let open = job.relaxations.iter().any(|name| name == Relaxation::NetworkEgress.name());
         let subjects = || windows.iter().flat_map(|window| &window.subjects);
         let own = |s: &&SubjectRollup| s.subject == Subject::Container(id);
         let mean = |metric| average(subjects().filter(own), metric);
@@ -123,7 +130,7 @@ impl Used {
             cores: mean(Metric::CpuUsedCores),
             memory: mean(Metric::MemoryUsedBytes).zip(limit).map(|(used, limit)| used / limit),
             read: mean(Metric::ReadBytesPerSecond),
-            received: average(links, Metric::ReceiveBytesPerSecond),
+            received: average(links, Metric::ReceiveBytesPerSecond).filter(|_| open),
             gpu: gpus.reduce(f64::min),
         }
     }

@@ -77,6 +77,7 @@ fn only_what_the_attempt_itself_used_counts() {
         SubjectRollup { subject, figures, throttle: None, trouble: None }
     };
     let gpu = |name: &str| Subject::Gpu(name.parse().expect("an id"));
+    let link = || Subject::Interface("eth0".parse().expect("a name"));
     let window = |cores| NodeRollup {
         from: Now::read(),
         to: Now::read(),
@@ -93,14 +94,20 @@ fn only_what_the_attempt_itself_used_counts() {
             subject(Subject::Container(id(1)), &[(Metric::CpuUsedCores, 100.0)]),
             subject(gpu("GPU-a"), &[(Metric::UtilisationPercent, 50.0)]),
             subject(gpu("GPU-b"), &[(Metric::UtilisationPercent, 1.0)]),
+            subject(link(), &[(Metric::ReceiveBytesPerSecond, 9e6)]),
         ],
     };
     let attempt = AttemptView { gpu_uuids: vec!["GPU-a".to_owned()], ..AttemptView::default() };
-    let used = Used::of(&[window(1.0), window(2.0)], id(2), &attempt);
+    let closed = JobView::default();
+    let used = Used::of(&[window(1.0), window(2.0)], id(2), &closed, &attempt);
     let expected =
         Used { cores: Some(1.5), memory: Some(0.75), gpu: Some(50.0), ..Used::default() };
-    assert_eq!(used, expected);
-    assert_eq!(Used::of(&[], id(2), &attempt), Used::default());
+    assert_eq!(used, expected, "what the node receives is others'");
+    let relaxations = vec!["network: egress".to_owned()];
+    let open = JobView { relaxations, ..JobView::default() };
+    let used = Used::of(&[window(1.0)], id(2), &open, &attempt);
+    assert_eq!(used.received, Some(9e6));
+    assert_eq!(Used::of(&[], id(2), &closed, &attempt), Used::default());
 }
 
 #[test]

@@ -90,7 +90,7 @@ async fn held_back(client: &Client, job: &JobView, progress: &Progress) -> Optio
     let windows = windows(client, &attempt.node, first.saturating_sub(LOOK_BACK_NS), last)
         .await
         .unwrap_or_default();
-    let used = Used::of(&since(windows, WallNanos::new(first)), id, attempt);
+    let used = Used::of(&since(windows, WallNanos::new(first)), id, job, attempt);
     let demand = job.demand.unwrap_or_default();
     bottleneck(Spent::of(records.iter().copied()), &used, &demand)
 }

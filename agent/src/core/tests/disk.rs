@@ -88,7 +88,9 @@ fn saves_that_pile_up_while_the_link_is_cut_go_before_the_job() {
         |payload| matches!(payload, Payload::Notice { code, .. } if code == "checkpoint_given_up"),
     );
     assert_eq!(told.count(), 2);
-    assert_eq!(world.found(id, &[20, 30]), vec![], "what was given up is not taken again");
+    let again = world.found(id, &[20, 30]);
+    assert_eq!(again, vec![discard(20), discard(30)], "taken from a tool once more, and not kept");
+    assert_eq!(world.found(id, &[10, 40, 50]), vec![], "what waits is not given up");
     assert_eq!(world.measured(&[(id, wrote(9 << 10))], PLENTY), vec![], "there is room again");
     assert_eq!(world.uploaded(id, save(10), Ok(())), upload(id, save(40)));
     assert_eq!(

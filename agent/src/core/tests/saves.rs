@@ -73,9 +73,10 @@ fn what_can_never_be_taken_is_told_once_and_passed_over() {
     world.found(a, &[10, 20]);
     let never = Err(UploadError::Never("a name with a newline".to_owned()));
     assert_eq!(world.uploaded(a, save(10), never), upload(a, save(20)));
+    assert_eq!(world.agent.state().attempts[&a].refused, [Step::new(10)].into());
     world.uploaded(a, save(20), Ok(()));
-    assert_eq!(world.found(a, &[10, 20]), vec![]);
-    assert_eq!(world.found(a, &[10, 20, 30]), upload(a, save(30)));
+    assert_eq!(world.found(a, &[10, 20]), vec![discard(a, 10)], "a later one is there");
+    assert_eq!(world.found(a, &[20, 30]), upload(a, save(30)));
     let notices = world.spool.iter().filter(|p| matches!(p, Payload::Notice { .. })).count();
     assert_eq!(notices, 1);
 }
