@@ -28,6 +28,7 @@ mod shown;
 mod standing;
 mod tool;
 mod tool_config;
+mod tool_limits;
 mod tool_spec;
 mod types;
 mod words;

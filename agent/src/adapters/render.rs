@@ -2,6 +2,7 @@
 //! the keys go by the versions that the image holds.
 
 mod axolotl;
+mod batch;
 mod hugging_face;
 mod llamafactory;
 mod lora;

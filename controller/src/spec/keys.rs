@@ -168,7 +168,7 @@ pub const KEYS: &[Key] = table! {
     "train.batch", SectionOr("the effective batch"), Inner,
         "Rows per optimizer step.";
     "train.batch.effective", Whole(1, 65_536), Is("16"),
-        "Rows per optimizer step, whatever the hardware: it decides what is learned. micro × accumulation is exactly this.";
+        "Rows per optimizer step, whatever the hardware: it decides what is learned. micro × accumulation × GPUs is exactly this, so with `trl`, `axolotl` and `llamafactory` it must be a multiple of the GPUs.";
     "train.batch.micro", Other("`auto` or a divisor of `effective`"), Is("auto"),
         "Rows at once: it decides memory and speed only. `auto` is the largest divisor of `effective` up to 8.";
     "train.optimizer", Section, Inner,

@@ -12,6 +12,7 @@ use super::read_method::method;
 use super::read_run::{container, evaluate, export, on_disconnect, resources, trainer};
 use super::read_train::{checkpoint, require_shardable, train};
 use super::reader::{At, Section};
+use super::tool_limits;
 use super::types::{Data, EvalData, InputPath, JobSpec, Model, TrainData};
 use super::words::{
     BadRows, DataFormat, Kind, LogLevel, LossOn, Overlong, Preload, Template, TrainerKind, Words,
@@ -50,6 +51,9 @@ pub(super) fn job(root: &Node, source: &str, p: &mut Problems<'_>) -> Option<Job
     let resources = resources(&top, p);
     if tool == Some(TrainerKind::Hone) {
         require_shardable(&top, &train, method.as_ref(), &resources, p);
+    }
+    if let Some(trainer) = &trainer {
+        tool_limits::require_even_batch(&top, trainer, &train, &resources, p);
     }
     let container = container(&top, p);
     let on_disconnect = on_disconnect(&top, p);

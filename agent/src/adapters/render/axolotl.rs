@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::batch::Batch;
 use super::{
     MODEL, OUTPUT, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, files_of,
     hugging_face, lora, require, told,
@@ -100,8 +101,9 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
         config.fill("test_datasets", eval);
     }
     config.fill("sequence_len", job.whole("/train/seq_len").unwrap_or(1024));
-    config.fill("micro_batch_size", job.whole("/train/micro_batch").unwrap_or(1));
-    config.fill("gradient_accumulation_steps", job.whole("/train/accumulation").unwrap_or(1));
+    let batch = Batch::of(job, scene)?;
+    config.fill("micro_batch_size", batch.micro);
+    config.fill("gradient_accumulation_steps", batch.accumulation);
     config.fill("optimizer", "adamw_torch_fused");
     config.fill("learning_rate", job.number("/train/optimizer/lr").unwrap_or(2e-4));
     config.fill("lr_scheduler", hugging_face::schedule(job));

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::batch::Batch;
 use super::{OUTPUT, RESUME, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, told};
 use crate::adapters::config::Config;
 use crate::adapters::job::{StopSignal, ToolJob};
@@ -94,7 +95,14 @@ pub(super) fn pushes(scene: &Scene) -> bool {
 }
 
 /// What the spec says of optimisation, under the names of `TrainingArguments`.
-pub(super) fn training(config: &mut Config, job: &ToolJob, scene: &Scene) {
+///
+/// # Errors
+/// When the batch cannot be shared among the GPUs.
+pub(super) fn training(
+    config: &mut Config,
+    job: &ToolJob,
+    scene: &Scene,
+) -> Result<(), RenderError> {
     let numbers = [
         ("learning_rate", "/train/optimizer/lr"),
         ("weight_decay", "/train/optimizer/weight_decay"),
@@ -108,19 +116,16 @@ pub(super) fn training(config: &mut Config, job: &ToolJob, scene: &Scene) {
             config.fill(key, number);
         }
     }
-    let wholes = [
-        ("max_steps", "/train/max_steps"),
-        ("gradient_accumulation_steps", "/train/accumulation"),
-        ("seed", "/train/seed"),
-    ];
+    let wholes = [("max_steps", "/train/max_steps"), ("seed", "/train/seed")];
     for (key, at) in wholes {
         if let Some(number) = job.whole(at) {
             config.fill(key, number);
         }
     }
-    let micro = job.whole("/train/micro_batch").unwrap_or(1);
-    config.fill("per_device_train_batch_size", micro);
-    config.fill("per_device_eval_batch_size", micro);
+    let batch = Batch::of(job, scene)?;
+    config.fill("gradient_accumulation_steps", batch.accumulation);
+    config.fill("per_device_train_batch_size", batch.micro);
+    config.fill("per_device_eval_batch_size", batch.micro);
     config.fill("lr_scheduler_type", schedule(job));
     let warmup = job.number("/train/schedule/warmup").unwrap_or(0.0);
     // Newer ones take a number below 1 for a part of the run; older ones have a key of its own for that.
@@ -139,6 +144,7 @@ pub(super) fn training(config: &mut Config, job: &ToolJob, scene: &Scene) {
         config.fill("use_cpu", true);
     }
     evaluation(config, job, scene);
+    Ok(())
 }
 
 /// A script of the user's own: what is hone's to decide goes into its configuration file when it has one, else onto its

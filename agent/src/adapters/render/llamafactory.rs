@@ -118,7 +118,7 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
             return Err(RenderError::Unsupported(what));
         }
     }
-    hugging_face::training(config, job, scene);
+    hugging_face::training(config, job, scene)?;
     // It saves memory so by itself; its own key alone says no.
     let saves_memory = job.flag("/train/gradient_checkpointing").unwrap_or(false);
     config.drop("gradient_checkpointing");

@@ -218,3 +218,26 @@ fn a_tool_that_can_be_asked_for_a_checkpoint_is_told_where_to_look() {
         None
     );
 }
+
+#[test]
+fn several_gpus_share_the_batch_of_the_spec() {
+    let versions = [("axolotl", "0.18.0"), ("llamafactory", "0.9.6"), NEW[0], NEW[1]];
+    for (kind, micro) in [
+        ("trl", "per_device_train_batch_size"),
+        ("llamafactory", "per_device_train_batch_size"),
+        ("axolotl", "micro_batch_size"),
+    ] {
+        let on = |gpus| {
+            let found = render(&job(json!({"kind": kind})), &Scene { gpus, ..scene(&versions) });
+            found.map(|rendered| {
+                let config = config(&rendered);
+                (config[micro].clone(), config["gradient_accumulation_steps"].clone())
+            })
+        };
+        assert_eq!(on(1).expect("rendered"), (json!(4), json!(2)), "{kind}");
+        assert_eq!(on(2).expect("rendered"), (json!(4), json!(1)), "{kind}");
+        assert_eq!(on(8).expect("rendered"), (json!(1), json!(1)), "{kind}");
+        let refused = on(3).expect_err("eight rows on three");
+        assert!(refused.to_string().contains("a multiple of 3"), "{refused}");
+    }
+}

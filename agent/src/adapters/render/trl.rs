@@ -74,8 +74,7 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
     config.fill("max_length", job.whole("/train/seq_len").unwrap_or(1024));
     config.fill("packing", job.flag("/train/packing").unwrap_or(false));
     method(config, job, scene)?;
-    hugging_face::training(config, job, scene);
-    Ok(())
+    hugging_face::training(config, job, scene)
 }
 
 fn method(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), RenderError> {

@@ -255,3 +255,22 @@ fn show_names_the_level_and_what_the_job_lacks() {
     assert!(blind.lacks.iter().any(|lack| lack.contains("exit code")), "{blind:?}");
     assert_eq!(Standing::of("no JSON"), own, "jobs of earlier releases run hone's own");
 }
+
+#[test]
+fn a_batch_that_the_gpus_cannot_share_is_refused_where_hone_writes_the_configuration() {
+    let on = |trainer: &str, batch: u32, gpus: u32| {
+        let more = format!("train: {{batch: {batch}}}\nresources: {{gpus: {gpus}}}\n");
+        parse(&format!("{}{more}", with(trainer)), "job.yaml")
+    };
+    for kind in ["trl", "axolotl", "llamafactory"] {
+        let error = on(&format!("kind: {kind}"), 16, 3).expect_err(kind);
+        let [problem] = error.problems() else { panic!("{error}") };
+        let told = (problem.kind, problem.path.as_str());
+        assert_eq!(told, (ProblemKind::Conflict, "train.batch"), "{error}");
+        assert!(problem.hint.contains("multiple of 3"), "{error}");
+        on(&format!("kind: {kind}"), 18, 3).expect("six rows each");
+        on(&format!("kind: {kind}, config: a.yaml"), 16, 3).expect("the file's own affair");
+    }
+    on("kind: hone", 16, 3).expect("hone's own trainer shares unevenly");
+    on("kind: custom, command: [c]", 16, 3).expect("the script's own affair");
+}
