@@ -219,6 +219,8 @@ fn shown(command: &[String]) -> String {
 }
 
 #[cfg(test)]
+mod key_tests;
+#[cfg(test)]
 mod recipe_tests;
 #[cfg(test)]
 mod tests;

@@ -154,7 +154,7 @@ pub const KEYS: &[Key] = table! {
     "method.freeze.last_layers", Whole(1, 10_000), Else("by `modules`"),
         "So many of the last transformer blocks.";
     "method.freeze.modules", Other("a list of module names"), Else("by `last_layers`"),
-        "Every module whose name ends so, such as `mlp.down_proj` or `layers.31`.";
+        "Every module whose name ends so, such as `mlp.down_proj` or `layers.31`. Not with `llamafactory`, which trains whole blocks.";
     "train", Section, Inner,
         "How it is trained.";
     "train.epochs", Real(0.001, 1000.0), Is("1.0"),

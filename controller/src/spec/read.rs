@@ -54,13 +54,16 @@ pub(super) fn job(root: &Node, source: &str, p: &mut Problems<'_>) -> Option<Job
     }
     if let Some(trainer) = &trainer {
         tool_limits::require_even_batch(&top, trainer, &train, &resources, p);
+        tool_limits::require_known_method(&top, trainer, method.as_ref(), p);
     }
     let container = container(&top, p);
     let on_disconnect = on_disconnect(&top, p);
     let evaluate = evaluate(&top, p);
     let log_level = top.word("log_level", p).unwrap_or(LogLevel::Info);
     let (trainer, model) = (trainer?, inside(model)?);
-    let left_to_tool = left::to_the_tool(root, &trainer);
+    let data = inside(data)?;
+    let held_out = data.as_ref().is_some_and(|data| matches!(data.eval, EvalData::Own(_)));
+    let left_to_tool = left::to_the_tool(root, left::Tool::of(&trainer, held_out));
     Some(JobSpec {
         version,
         kind,
@@ -68,7 +71,7 @@ pub(super) fn job(root: &Node, source: &str, p: &mut Problems<'_>) -> Option<Job
         project,
         labels,
         model,
-        data: inside(data)?,
+        data,
         method: method?,
         train,
         checkpoint,

@@ -3,9 +3,9 @@
 
 use super::error::ProblemKind;
 use super::problems::Problems;
-use super::reader::Section;
-use super::types::{Resources, Train, Trainer};
-use super::words::TrainerKind;
+use super::reader::{At, Section};
+use super::types::{Freeze, Method, Resources, Train, Trainer};
+use super::words::{MethodKind, TrainerKind};
 
 /// Whether hone writes the configuration of this tool from the spec alone.
 pub(super) fn is_written(trainer: &Trainer) -> bool {
@@ -28,11 +28,39 @@ pub(super) fn require_even_batch(
     }
     let section = top.section("train", p);
     let at = section.get("batch");
-    let here = at.as_ref().map_or_else(|| section.here(), super::reader::At::here);
+    let here = at.as_ref().map_or_else(|| section.here(), At::here);
     let what = format!(
         "{rows} rows in each step cannot be shared evenly among {gpus} GPUs by kind `{}`",
         trainer.kind.name()
     );
     let hint = format!("set `train.batch.effective` to a multiple of {gpus}");
     p.add(ProblemKind::Conflict, here, what, hint);
+}
+
+/// Refuses a method that the tool has not, or has in another sense: it would train other weights than the spec says.
+pub(super) fn require_known_method(
+    top: &Section<'_>,
+    trainer: &Trainer,
+    method: Option<&Method>,
+    p: &mut Problems<'_>,
+) {
+    let Some(method) = method.filter(|method| method.kind == MethodKind::Freeze) else { return };
+    if !is_written(trainer) {
+        return;
+    }
+    let by_name = matches!(method.freeze, Some(Freeze::Modules(_)));
+    let (what, hint) = match (trainer.kind, by_name) {
+        (TrainerKind::LlamaFactory, false) => return,
+        (TrainerKind::LlamaFactory, true) => (
+            "trains whole last blocks, and no modules by name",
+            "use `last_layers`, or name a configuration of your own with `trainer.config`",
+        ),
+        _ => (
+            "does not train a part of a model",
+            "use `lora` or `full`, or name a configuration of your own with `trainer.config`",
+        ),
+    };
+    let Some(at) = top.get("method") else { return };
+    let what = format!("kind `{}` {what}", trainer.kind.name());
+    p.add(ProblemKind::Conflict, at.here(), what, hint);
 }

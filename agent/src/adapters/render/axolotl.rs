@@ -104,7 +104,7 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
     let batch = Batch::of(job, scene)?;
     config.fill("micro_batch_size", batch.micro);
     config.fill("gradient_accumulation_steps", batch.accumulation);
-    config.fill("optimizer", "adamw_torch_fused");
+    config.fill("optimizer", hugging_face::optimizer(job).unwrap_or("adamw_torch_fused"));
     config.fill("learning_rate", job.number("/train/optimizer/lr").unwrap_or(2e-4));
     config.fill("lr_scheduler", hugging_face::schedule(job));
     config.fill("warmup_ratio", job.number("/train/schedule/warmup").unwrap_or(0.03));
@@ -178,7 +178,16 @@ fn method(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Rende
     let bits = job.whole("/method/quant/bits");
     config.fill("adapter", if bits == Some(4) { "qlora" } else { "lora" });
     match bits {
-        Some(4) => config.fill("load_in_4bit", true),
+        Some(4) => {
+            config.fill("load_in_4bit", true);
+            let kind = job.word("/method/quant/type").unwrap_or("nf4");
+            let double = job.flag("/method/quant/double").unwrap_or(true);
+            if (kind, double) != ("nf4", true) {
+                let four =
+                    json!({"bnb_4bit_quant_type": kind, "bnb_4bit_use_double_quant": double});
+                config.fill("bnb_config_kwargs", four);
+            }
+        }
         Some(8) => config.fill("load_in_8bit", true),
         _ => {}
     }

@@ -67,6 +67,19 @@ pub(super) fn schedule(job: &ToolJob) -> &'static str {
     }
 }
 
+/// The spec's optimizer where it is not the default one, under the `Trainer`'s name.
+pub(super) fn optimizer(job: &ToolJob) -> Option<&'static str> {
+    let eight = job.whole("/train/optimizer/bits") == Some(8);
+    let paged = job.flag("/train/optimizer/paged").unwrap_or(false);
+    match (job.word("/train/optimizer/name"), eight, paged) {
+        (Some("adafactor"), _, _) => Some("adafactor"),
+        (_, true, true) => Some("paged_adamw_8bit"),
+        (_, true, false) => Some("adamw_bnb_8bit"),
+        (_, false, true) => Some("paged_adamw_32bit"),
+        (_, false, false) => None,
+    }
+}
+
 /// When the held-out rows are measured, where there are any: every so many steps, else after each pass.
 pub(super) fn evaluation(config: &mut Config, job: &ToolJob, scene: &Scene) {
     match (job.whole("/train/eval_every"), scene.eval.is_empty()) {
@@ -121,6 +134,9 @@ pub(super) fn training(
         if let Some(number) = job.whole(at) {
             config.fill(key, number);
         }
+    }
+    if let Some(name) = optimizer(job) {
+        config.fill("optim", name);
     }
     let batch = Batch::of(job, scene)?;
     config.fill("gradient_accumulation_steps", batch.accumulation);

@@ -108,9 +108,13 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
         "full" => config.fill("finetuning_type", "full"),
         "freeze" => {
             config.fill("finetuning_type", "freeze");
-            if let Some(layers) = job.whole("/method/freeze/last_layers") {
-                config.fill("freeze_trainable_layers", layers);
-            }
+            let Some(layers) = job.whole("/method/freeze/last_layers") else {
+                // Its own key for names means parts of a block, and it would train them in its two last blocks alone.
+                let what = "LLaMA-Factory trains whole last blocks: use `method.freeze.last_layers`, or bring a \
+                            configuration of your own";
+                return Err(RenderError::Unsupported(what.to_owned()));
+            };
+            config.fill("freeze_trainable_layers", layers);
         }
         "lora" => adapter(config, job),
         other => {
@@ -138,6 +142,7 @@ fn adapter(config: &mut Config, job: &ToolJob) {
         config.fill("quantization_method", "bnb");
         if bits == 4 {
             config.fill("quantization_type", job.word("/method/quant/type").unwrap_or("nf4"));
+            config.fill("double_quantization", job.flag("/method/quant/double").unwrap_or(true));
         }
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 const KERAS: &str = TOOLS[4];
 
 /// A job with this `trainer` section, which names kind and image.
-fn with(trainer: &str) -> String {
+pub(super) fn with(trainer: &str) -> String {
     format!("{MINIMAL}trainer: {{image: i, {trainer}}}\n")
 }
 
@@ -149,30 +149,6 @@ fn a_checkpoint_that_is_one_file_cannot_hold_a_marker() {
 }
 
 #[test]
-fn what_the_tool_decides_itself_is_said_once_and_only_where_it_was_given() {
-    let keys = "method: full\ntrain: {max_steps: 9, seq_len: 64, optimizer: {lr: 0.1}}\nevaluate: {base_model: true}\n";
-    let warned = |trainer: &str| good(&format!("{}{keys}", with(trainer))).warnings();
-    assert_eq!(
-        warned("kind: hf, command: [c]"),
-        [
-            "with kind hf the script decides these itself: `method`, `train.seq_len`, `train.optimizer.lr`, `evaluate.base_model`"
-        ]
-    );
-    assert_eq!(
-        warned("kind: trl"),
-        ["with kind trl the tool decides these itself: `evaluate.base_model`"]
-    );
-    assert_eq!(warned("kind: hone"), [""; 0]);
-    let often = "train: {log_every: 5}\ncheckpoint: {every: {steps: 7}}\n";
-    let warned = |kind: &str| {
-        good(&format!("{}{often}", with(&format!("kind: {kind}, command: [c]")))).warnings()
-    };
-    assert_eq!(warned("hf"), [""; 0], "these it is asked for");
-    assert!(warned("custom")[0].ends_with("`train.log_every`, `checkpoint.every.steps`"));
-    assert_eq!(good(&with("kind: hf, command: [c]")).warnings(), [""; 0]);
-}
-
-#[test]
 fn a_configuration_file_is_a_mapping_and_what_is_wrong_names_its_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let read = |kind: &str, name: &str, text: &[u8]| {
@@ -254,23 +230,4 @@ fn show_names_the_level_and_what_the_job_lacks() {
     assert!(blind.lacks.iter().any(|lack| lack.contains("from the beginning")), "{blind:?}");
     assert!(blind.lacks.iter().any(|lack| lack.contains("exit code")), "{blind:?}");
     assert_eq!(Standing::of("no JSON"), own, "jobs of earlier releases run hone's own");
-}
-
-#[test]
-fn a_batch_that_the_gpus_cannot_share_is_refused_where_hone_writes_the_configuration() {
-    let on = |trainer: &str, batch: u32, gpus: u32| {
-        let more = format!("train: {{batch: {batch}}}\nresources: {{gpus: {gpus}}}\n");
-        parse(&format!("{}{more}", with(trainer)), "job.yaml")
-    };
-    for kind in ["trl", "axolotl", "llamafactory"] {
-        let error = on(&format!("kind: {kind}"), 16, 3).expect_err(kind);
-        let [problem] = error.problems() else { panic!("{error}") };
-        let told = (problem.kind, problem.path.as_str());
-        assert_eq!(told, (ProblemKind::Conflict, "train.batch"), "{error}");
-        assert!(problem.hint.contains("multiple of 3"), "{error}");
-        on(&format!("kind: {kind}"), 18, 3).expect("six rows each");
-        on(&format!("kind: {kind}, config: a.yaml"), 16, 3).expect("the file's own affair");
-    }
-    on("kind: hone", 16, 3).expect("hone's own trainer shares unevenly");
-    on("kind: custom, command: [c]", 16, 3).expect("the script's own affair");
 }
