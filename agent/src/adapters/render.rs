@@ -6,6 +6,7 @@ mod batch;
 mod hugging_face;
 mod llamafactory;
 mod lora;
+mod said;
 pub(super) mod saves;
 mod trl;
 
@@ -161,12 +162,18 @@ fn trigger(job: &ToolJob) -> Option<String> {
     job.checkpoint.as_ref().and_then(|checkpoint| checkpoint.request.clone())
 }
 
-/// The user's configuration, or an empty one, with the user's last word held back.
+/// The user's configuration, or an empty one; the last word is said by [`finish`].
 fn begin(job: &ToolJob) -> Result<Config, RenderError> {
     Ok(match &job.config {
         Some(file) => Config::parse(&file.name, &file.text)?,
         None => Config::default(),
     })
+}
+
+/// The user's last word over the configuration, which then is what the tool reads.
+fn finish(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), RenderError> {
+    config.override_with(&job.overrides);
+    saves::require_evaluations(&said::Said { config, job, scene })
 }
 
 /// Requires the tool's own package in the image.
@@ -203,7 +210,7 @@ fn told(job: &ToolJob, scene: &Scene, config: &Config, trigger: Option<&str>) ->
     for change in config.changes().iter().filter(|_| job.config.is_some()) {
         let _ = write!(told, "; {change}");
     }
-    if let Some(instead) = saves::told(job).filter(|_| trigger.is_none()) {
+    for instead in saves::told(&said::Said { config, job, scene }, trigger.is_some()) {
         let _ = write!(told, "; {instead}");
     }
     if saves::weights_only(job) {
@@ -222,5 +229,7 @@ fn shown(command: &[String]) -> String {
 mod key_tests;
 #[cfg(test)]
 mod recipe_tests;
+#[cfg(test)]
+mod saves_tests;
 #[cfg(test)]
 mod tests;

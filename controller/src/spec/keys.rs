@@ -208,7 +208,7 @@ pub const KEYS: &[Key] = table! {
     "checkpoint", Section, Inner,
         "What survives a lost node.";
     "checkpoint.every", SectionOr("`auto`"), Inner,
-        "When to save: whichever of its keys comes first. `auto` goes by the measured time of a save: at most a fiftieth of the time goes into saving, and saves lie at most half an hour apart.";
+        "When to save: whichever of its keys comes first. `auto` goes by the measured time of a save: at most a fiftieth of the time goes into saving, and saves lie at most half an hour apart. Another tool goes by one of them alone, by `steps` where they are given, and its attempt says what it was not told.";
     "checkpoint.every.steps", Whole(1, 10_000_000), Else("`100`, unless another interval is given"),
         "Optimizer steps between two checkpoints: the most that is trained again after a failure.";
     "checkpoint.every.epochs", Real(0.001, 1000.0), Else("not by epochs"),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::batch::Batch;
 use super::{
-    MODEL, OUTPUT, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, files_of,
+    MODEL, OUTPUT, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, files_of, finish,
     hugging_face, lora, require, told,
 };
 use crate::adapters::config::Config;
@@ -26,7 +26,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
     }
     let trigger = trigger_of(scene);
     overlay(&mut config, job, scene);
-    config.override_with(&job.overrides);
+    finish(&mut config, job, scene)?;
     let launcher: &[&str] =
         if scene.gpus > 1 { &["--launcher", "torchrun"] } else { &["--launcher", "python"] };
     let mut command: Vec<String> =
@@ -59,14 +59,13 @@ fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     config.lay("dataset_prepared_path", "/hone/cache/prepared");
     config.lay("logging_steps", hugging_face::logging_steps(config, job));
     let trigger = trigger_of(scene);
-    super::saves::lay(config, job, trigger.is_some());
+    super::saves::lay(config, job, scene, trigger.is_some());
     if let Some(name) = trigger {
         // With several processes each look is a broadcast, for which all of them wait.
         let every = if scene.gpus > 1 { 10 } else { 1 };
         let look = json!({"enabled": true, "check_interval": every, "trigger_file_path": name});
         config.lay("dynamic_checkpoint", look);
     }
-    config.drop("saves_per_epoch");
     let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(4);
     config.lay("save_total_limit", kept.max(3));
     config.lay("save_only_model", false);

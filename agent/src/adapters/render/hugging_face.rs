@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::batch::Batch;
-use super::{OUTPUT, RESUME, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, told};
+use super::{
+    OUTPUT, RESUME, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, finish, told,
+};
 use crate::adapters::config::Config;
 use crate::adapters::job::{StopSignal, ToolJob};
 
@@ -32,7 +34,7 @@ pub(super) fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     }
     // Its bar gives the step where nothing better does.
     config.lay("disable_tqdm", board);
-    super::saves::lay(config, job, super::trigger(job).is_some());
+    super::saves::lay(config, job, scene, super::trigger(job).is_some());
     let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(LEAST_KEPT);
     config.lay("save_total_limit", kept.max(LEAST_KEPT));
     config.lay("save_only_model", false);
@@ -167,15 +169,15 @@ pub(super) fn training(
 /// command line.
 pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
     let mut config = begin(job)?;
-    overlay(&mut config, job, scene);
     // All else that the spec says of training is the script's own affair, and has defaults there.
     if let Some(steps) = job.whole("/train/max_steps") {
         config.fill("max_steps", steps);
     }
+    overlay(&mut config, job, scene);
     if job.resume.is_some() {
         config.drop("resume_from_checkpoint");
     }
-    config.override_with(&job.overrides);
+    finish(&mut config, job, scene)?;
     let mut command = scene.command.clone();
     let mut files = Vec::new();
     match &job.config {

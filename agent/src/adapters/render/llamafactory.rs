@@ -4,8 +4,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, files_of, hugging_face, lora, require,
-    told,
+    MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, files_of, finish, hugging_face, lora,
+    require, told,
 };
 use crate::adapters::config::Config;
 use crate::adapters::job::ToolJob;
@@ -28,7 +28,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
     hugging_face::overlay(&mut config, job, scene);
     // Every example of its own sets it, and so throws away what it could continue from.
     config.lay("overwrite_output_dir", false);
-    config.override_with(&job.overrides);
+    finish(&mut config, job, scene)?;
     files.push((NAME.to_owned(), config.to_file()));
     let mut environment = Vec::new();
     if scene.gpus > 1 {

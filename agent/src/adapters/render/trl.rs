@@ -4,8 +4,8 @@
 use serde_json::json;
 
 use super::{
-    DATA, MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, files_of, hugging_face, loader,
-    lora, require, told,
+    DATA, MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, files_of, finish, hugging_face,
+    loader, lora, require, told,
 };
 use crate::adapters::config::Config;
 use crate::adapters::job::ToolJob;
@@ -32,7 +32,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         whole(&mut config, job, scene)?;
     }
     hugging_face::overlay(&mut config, job, scene);
-    config.override_with(&job.overrides);
+    finish(&mut config, job, scene)?;
     Ok(Rendered {
         command: ["trl", "sft", "--config"]
             .into_iter()
