@@ -113,9 +113,13 @@ pub fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
         ToolKind::Hf => hugging_face::render(job, scene)?,
         ToolKind::Torchtune | ToolKind::Unsloth | ToolKind::Custom => plain(job, scene)?,
     };
-    if !scene.command.is_empty() && !matches!(job.kind, ToolKind::Hf) {
+    let written = matches!(job.kind, ToolKind::Trl | ToolKind::Axolotl | ToolKind::Llamafactory);
+    if written && !scene.command.is_empty() {
         rendered.command = scene.command.clone();
         rendered.ranks = None;
+        if let (Some(file), Some((place, _))) = (&job.config, rendered.files.last()) {
+            name_config(&mut rendered.command, &file.name, place);
+        }
     }
     resume(job, scene, &mut rendered);
     rendered.stop = job.stop.unwrap_or(rendered.stop);
@@ -144,9 +148,13 @@ fn plain(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
     if scene.command.is_empty() {
         return Err(RenderError::NoConfig(job.kind.name()));
     }
+    let mut command = scene.command.clone();
+    if let Some(file) = &job.config {
+        name_config(&mut command, &file.name, &file.name);
+    }
     let files = job.config.iter().map(|config| (config.name.clone(), config.text.clone()));
     Ok(Rendered {
-        command: scene.command.clone(),
+        command,
         environment: Vec::new(),
         files: files.collect(),
         told: format!("{} runs as it is ({})", job.kind.name(), scene.versions.told()),
@@ -155,6 +163,23 @@ fn plain(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
         pushes: scene.versions.at_least("transformers", [5, 4]),
         ranks: None,
     })
+}
+
+/// Puts the place of the configuration into the command wherever an argument is the file's name, or a path to it, by
+/// itself or after `--key=`. `place` is what it is called there. Returns whether an argument was.
+fn name_config(command: &mut [String], name: &str, place: &str) -> bool {
+    let mut found = false;
+    for argument in command {
+        let (key, path) = match argument.split_once('=') {
+            Some((key, path)) => (format!("{key}="), path),
+            None => (String::new(), argument.as_str()),
+        };
+        if path.rsplit('/').next() == Some(name) {
+            *argument = format!("{key}{TOOL_DIR}/{place}");
+            found = true;
+        }
+    }
+    found
 }
 
 /// The file that a script of the user's own looks for.

@@ -228,7 +228,7 @@ pub const KEYS: &[Key] = table! {
     "trainer.command", Other("a list of text"), Else("the image's own, or what hone writes for the tool; required with `torchtune`, `unsloth`, `hf` and `custom`"),
         "Overrides the image's command; no shell is involved. With a tool whose command hone would write, it replaces that one.";
     "trainer.config", Path, Else("none"),
-        "Your own configuration file of the tool, at most 16 KiB of text; relative to the spec, read at submit. hone lays over it what it must and shows that as a difference. Not with kind `hone`, as every key below.";
+        "Your own configuration file of the tool, at most 16 KiB of text; relative to the spec, read at submit. hone lays over it what it must and shows that as a difference; with `torchtune`, `unsloth` and `custom` it stays as it is. It lies at `/hone/tool/NAME` (`KIND.yaml` where hone writes the command), and where `trainer.command` names it, alone or as `--key=…`, that path takes its place; with `hf` it is the last argument otherwise. Not with kind `hone`, as every key below.";
     "trainer.override", Other("a mapping of the tool's own keys"), Else("none"),
         "Raw keys of the tool: the last word, over `trainer.config` and over what hone sets.";
     "trainer.telemetry", Word(Telemetry::NAMES), Else("`auto`"),

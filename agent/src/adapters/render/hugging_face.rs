@@ -182,12 +182,9 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
     let mut files = Vec::new();
     match &job.config {
         Some(file) => {
-            let path = format!("{TOOL_DIR}/{}", file.name);
             // Where the command names the file it is meant by that; else it is the last argument.
-            let named = command.iter_mut().find(|argument| argument.ends_with(&file.name));
-            match named {
-                Some(argument) => argument.clone_from(&path),
-                None => command.push(path),
+            if !super::name_config(&mut command, &file.name, &file.name) {
+                command.push(format!("{TOOL_DIR}/{}", file.name));
             }
             files.push((file.name.clone(), config.to_file()));
         }

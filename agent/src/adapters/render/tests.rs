@@ -241,3 +241,26 @@ fn several_gpus_share_the_batch_of_the_spec() {
         assert!(refused.to_string().contains("a multiple of 3"), "{refused}");
     }
 }
+
+#[test]
+fn a_command_names_its_configuration_where_it_lies_and_nothing_else_is_touched() {
+    let of = |kind: &str, command: &[&str]| {
+        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        let on = Scene { command, ..scene(&NEW) };
+        let trainer = json!({"kind": kind, "config": {"name": "data.yaml", "text": "a: 1"}});
+        let rendered = render(&job(trainer), &on).expect("rendered");
+        rendered.command[1..].join(" ")
+    };
+    for kind in ["hf", "custom", "torchtune", "unsloth"] {
+        for (command, expected) in [
+            (&["c", "--config=data.yaml"][..], "--config=/hone/tool/data.yaml"),
+            (&["c", "--config", "./conf/data.yaml", "--x"], "--config /hone/tool/data.yaml --x"),
+            (&["c", "metadata.yaml", "data.yaml"], "metadata.yaml /hone/tool/data.yaml"),
+        ] {
+            assert_eq!(of(kind, command), expected, "{kind}");
+        }
+    }
+    assert_eq!(of("trl", &["trl", "--config", "data.yaml"]), "--config /hone/tool/trl.yaml");
+    assert_eq!(of("hf", &["c", "metadata.yaml"]), "metadata.yaml /hone/tool/data.yaml");
+    assert_eq!(of("custom", &["c", "metadata.yaml"]), "metadata.yaml", "it takes no argument");
+}
