@@ -6,6 +6,7 @@ mod batch;
 mod hugging_face;
 mod llamafactory;
 mod lora;
+mod rows;
 mod said;
 pub(super) mod saves;
 mod trl;
@@ -207,22 +208,6 @@ fn require(scene: &Scene, package: &'static str) -> Result<(), RenderError> {
         return Ok(());
     }
     Err(RenderError::NoTool { package, found: scene.versions.told() })
-}
-
-/// Full paths of a channel's files.
-fn files_of(channel: &str, names: &[String]) -> Vec<String> {
-    names.iter().map(|name| format!("{DATA}/{channel}/{name}")).collect()
-}
-
-/// The kind of loader that a data file needs, by its name.
-fn loader(name: &str) -> &'static str {
-    match name.rsplit('.').next().unwrap_or_default() {
-        "csv" => "csv",
-        "parquet" => "parquet",
-        "arrow" => "arrow",
-        "txt" | "md" => "text",
-        _ => "json",
-    }
 }
 
 /// What people are told of a rendered configuration.

@@ -4,8 +4,9 @@
 use serde_json::{Value, json};
 
 use super::batch::Batch;
+use super::rows::{files_of, loader};
 use super::{
-    MODEL, OUTPUT, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, files_of, finish,
+    MODEL, OUTPUT, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, finish,
     hugging_face, lora, require, told,
 };
 use crate::adapters::config::Config;
@@ -86,16 +87,19 @@ fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
 /// A configuration from the spec alone.
 fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), RenderError> {
     config.fill("base_model", MODEL);
-    let rows = rows(job)?;
-    let with = |path: String| {
-        let mut one = rows.clone();
-        one["path"] = json!(path);
-        one
+    let shape = shape(job)?;
+    let of = |channel: &str, names: &[String]| -> Result<Vec<Value>, RenderError> {
+        let with = |(path, name): (String, &String)| {
+            let mut one = shape.clone();
+            one["path"] = json!(path);
+            one["ds_type"] = json!(loader("Axolotl", name)?);
+            Ok(one)
+        };
+        files_of(channel, names).into_iter().zip(names).map(with).collect()
     };
-    let train: Vec<Value> = files_of("train", &scene.train).into_iter().map(with).collect();
-    config.fill("datasets", train);
+    config.fill("datasets", of("train", &scene.train)?);
     if !scene.eval.is_empty() {
-        let mut eval: Vec<Value> = files_of("eval", &scene.eval).into_iter().map(with).collect();
+        let mut eval = of("eval", &scene.eval)?;
         eval.iter_mut().for_each(|one| one["split"] = json!("train"));
         config.fill("test_datasets", eval);
     }
@@ -145,15 +149,16 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
     method(config, job, scene)
 }
 
-fn rows(job: &ToolJob) -> Result<Value, RenderError> {
+/// What a row looks like.
+fn shape(job: &ToolJob) -> Result<Value, RenderError> {
     Ok(match job.word("/data/format").unwrap_or("auto") {
-        "auto" | "messages" => json!({"ds_type": "json", "type": "chat_template"}),
+        "auto" | "messages" => json!({"type": "chat_template"}),
         "sharegpt" => json!({
-            "ds_type": "json", "type": "chat_template", "field_messages": "conversations",
+            "type": "chat_template", "field_messages": "conversations",
             "message_property_mappings": {"role": "from", "content": "value"},
         }),
-        "alpaca" => json!({"ds_type": "json", "type": "alpaca"}),
-        "text" => json!({"ds_type": "json", "type": "completion"}),
+        "alpaca" => json!({"type": "alpaca"}),
+        "text" => json!({"type": "completion"}),
         other => {
             return Err(RenderError::Format {
                 tool: "Axolotl",

@@ -3,9 +3,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::rows::{files_of, require_known};
 use super::{
-    MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, files_of, finish, hugging_face, lora,
-    require, told,
+    MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, finish, hugging_face, lora, require, told,
 };
 use crate::adapters::config::Config;
 use crate::adapters::job::ToolJob;
@@ -14,6 +14,8 @@ use crate::adapters::job::ToolJob;
 const NAME: &str = "llamafactory.yaml";
 /// Where it looks its data sets up.
 const DATASETS: &str = "dataset_info.json";
+/// Ends of the names of files that it reads (`extras/constants.py`).
+const FILES: [&str; 6] = ["arrow", "csv", "json", "jsonl", "parquet", "txt"];
 /// Its names for an adapter.
 const LORA: lora::Names = lora::Names { rank: "lora_rank", rslora: "use_rslora", dora: "use_dora" };
 
@@ -78,6 +80,7 @@ fn data_sets(job: &ToolJob, scene: &Scene) -> Result<Value, RenderError> {
             });
         }
     };
+    require_known("LLaMA-Factory", &FILES, scene.train.iter().chain(&scene.eval))?;
     let mut all = Map::new();
     for (channel, files) in [("train", &scene.train), ("eval", &scene.eval)] {
         for (name, path) in names(channel, files).into_iter().zip(files_of(channel, files)) {
