@@ -235,8 +235,8 @@ pub const KEYS: &[Key] = table! {
         "How metrics are read. `auto` takes the most trustworthy that there is: pushed, TensorBoard files, the tool's own logs, printed lines.";
     "trainer.stdout_patterns", Other("a list of regular expressions"), Else("none"),
         "How to read printed lines, at most 16 patterns. Named groups say what a line holds: `(?P<step>…)` and `(?P<epoch>…)`, each other name is that metric.";
-    "trainer.checkpoint", Section, Else("the tool's own rule; none with `custom`"),
-        "Where checkpoints appear and what makes one complete. Only with `hf` and `custom`; without it, a `custom` job starts from its beginning each time and leaves no package.";
+    "trainer.checkpoint", Section, Else("the tool's own rule; none with `custom` and `torchtune`"),
+        "Where checkpoints appear and what makes one complete. Only with `torchtune`, `unsloth`, `hf` and `custom`; without it, a `custom` or `torchtune` job starts from its beginning each time, and a `custom` one leaves no package.";
     "trainer.checkpoint.path", Text, Required,
         "Path within the output folder with `{step}` or `{epoch}` once, such as `ckpt-{step}`.";
     "trainer.checkpoint.complete", Section, Required,
@@ -247,7 +247,7 @@ pub const KEYS: &[Key] = table! {
         "Nothing in it has changed for so long. Weaker than a marker: choose more than the longest pause of a save.";
     "trainer.checkpoint.request", Text, Else("it cannot be asked"),
         "A file in the output folder that hone makes to ask for a checkpoint: the tool looks for it after each step, takes it away and saves. With it `checkpoint.every.minutes` and `auto` count, and a job whose `stop` is `none` saves before it is ended.";
-    "trainer.resume", Section, Else("the tool's own way; with `custom`, the variable `HONE_RESUME_FROM`"),
+    "trainer.resume", Section, Else("the tool's own way; with `torchtune`, `unsloth` and `custom`, the variable `HONE_RESUME_FROM`"),
         "How the tool is told where to go on: one of the following. They are left out where an attempt starts from the beginning.";
     "trainer.resume.argument", Text, Else("none"),
         "One more argument of the command, in which `{path}` stands for the checkpoint: `--resume={path}`.";

@@ -222,12 +222,38 @@ fn show_names_the_level_and_what_the_job_lacks() {
     for (word, kind) in [("trl", TrainerKind::Trl), ("llamafactory", TrainerKind::LlamaFactory)] {
         let tool = standing(&with(&format!("kind: {word}")));
         assert_eq!((tool.kind, tool.level), (kind, Level::Steered));
-        assert_eq!(tool.lacks, Level::Steered.lacks());
+        assert_eq!(tool.lacks, ["no checkpoint on demand", Level::Steered.lacks()[0]]);
     }
+    let axolotl = standing(&with("kind: axolotl"));
+    assert!(axolotl.lacks[0].ends_with("before Axolotl 0.14"), "{axolotl:?}");
+    let saves = "checkpoint: {path: 'e{epoch}', complete: {settled: 5s}, request: now}";
+    let asked = standing(&with(&format!("kind: hf, command: [c], {saves}")));
+    assert_eq!(asked.lacks, Level::Steered.lacks(), "it has a file to ask by");
     let keras = standing(KERAS);
-    assert_eq!((keras.level, keras.lacks.len()), (Level::Opaque, 2), "{keras:?}");
+    assert_eq!((keras.level, keras.lacks.len()), (Level::Opaque, 1), "it can be asked: {keras:?}");
     let blind = standing(&with("kind: custom, command: [c]"));
     assert!(blind.lacks.iter().any(|lack| lack.contains("from the beginning")), "{blind:?}");
     assert!(blind.lacks.iter().any(|lack| lack.contains("exit code")), "{blind:?}");
     assert_eq!(Standing::of("no JSON"), own, "jobs of earlier releases run hone's own");
+}
+
+#[test]
+fn a_tool_that_hone_only_runs_can_say_what_its_checkpoints_are() {
+    let lacks = |trainer: &str| {
+        let spec =
+            resolve(&good(&with(trainer)), JobId::new(1), Attempt::new(1), None, None).to_json();
+        Standing::of(&spec).lacks.join(", ")
+    };
+    let saves = "checkpoint: {path: 'epoch_{epoch}', complete: {settled: 5s}}";
+    let resume = "resume: {argument: 'checkpointer.checkpoint_dir={path}'}";
+    for (kind, known) in [("torchtune", false), ("unsloth", true)] {
+        let bare = lacks(&format!("kind: {kind}, command: [c]"));
+        assert_eq!(bare.contains("no checkpoints"), !known, "{kind}: {bare}");
+        let saved = lacks(&format!("kind: {kind}, command: [c], {saves}"));
+        assert!(saved.contains("no `trainer.resume`"), "{kind}: {saved}");
+        let whole = lacks(&format!("kind: {kind}, command: [c], {saves}, {resume}"));
+        assert!(!whole.contains("beginning"), "{kind}: {whole}");
+    }
+    let refused = only(&with(&format!("kind: trl, {saves}")));
+    assert!(refused.contains("whose checkpoints hone knows"), "{refused}");
 }
