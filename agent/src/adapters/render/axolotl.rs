@@ -70,6 +70,7 @@ fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(4);
     config.lay("save_total_limit", kept.max(3));
     config.lay("save_only_model", false);
+    super::saves::lay_format(config, job, scene);
     config.lay("use_tensorboard", true);
     if !scene.versions.at_least("transformers", [5, 0]) {
         config.lay("logging_dir", TENSORBOARD);

@@ -38,6 +38,7 @@ pub(super) fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(LEAST_KEPT);
     config.lay("save_total_limit", kept.max(LEAST_KEPT));
     config.lay("save_only_model", false);
+    super::saves::lay_format(config, job, scene);
     config.lay("push_to_hub", false);
     // It would retry with another batch and say nothing.
     config.lay("auto_find_batch_size", false);

@@ -90,6 +90,16 @@ pub(super) fn lay(config: &mut Config, job: &ToolJob, scene: &Scene, asked: bool
     config.drop("saves_per_epoch");
 }
 
+/// Has weights saved as safetensors, which is what a complete checkpoint is known by. Only against what the user says:
+/// the `Trainer` does so by itself, and from 5.0 on knows nothing else.
+pub(super) fn lay_format(config: &mut Config, job: &ToolJob, scene: &Scene) {
+    let said = Said { config, job, scene };
+    let five = scene.versions.at_least("transformers", [5, 0]);
+    if !five && said.get("save_safetensors").is_some_and(|value| value != Value::Bool(true)) {
+        config.lay("save_safetensors", true);
+    }
+}
+
 /// When the held-out rows are measured: the strategy, and steps or a part of the run.
 fn evaluations(said: &Said<'_>) -> Option<(String, Option<f64>)> {
     let strategy = said.word("eval_strategy").or_else(|| said.word("evaluation_strategy"));

@@ -115,3 +115,38 @@ fn saves_of_a_configuration_by_hone_fall_on_its_evaluations() {
     let found = render(&job, &scene).expect("rendered");
     assert_eq!(saves(&found), (json!("steps"), json!(30)));
 }
+
+#[test]
+fn weights_are_saved_as_what_a_complete_checkpoint_is_known_by() {
+    let of = |kind: &str, version: &str, text: Option<&str>, command: &[&str]| {
+        let mut trainer = json!({"kind": kind});
+        if let Some(text) = text {
+            trainer["config"] = json!({"name": "a.yaml", "text": text});
+        }
+        let job = ToolJob::of_spec(&json!({"trainer": trainer}).to_string());
+        let packages = [("trl", "0.24.0"), ("axolotl", "0.13.0"), ("transformers", version)];
+        let packages = packages.map(|(name, version)| (name.to_owned(), version.to_owned()));
+        let scene = Scene {
+            versions: Versions { packages: packages.into_iter().collect(), ..Versions::default() },
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            ..Scene::default()
+        };
+        let job = job.expect("a spec").expect("a tool");
+        let found = render(&job, &scene).expect("rendered");
+        let flags = found.command.join(" ");
+        let text = found.files.last().map(|(_, text)| text.clone());
+        text.map_or(flags, |text| text)
+    };
+    for kind in ["trl", "axolotl"] {
+        let own = of(kind, "4.57.6", Some("save_safetensors: false"), &[]);
+        assert!(own.contains(r#""save_safetensors": true"#), "{kind}: {own}");
+        let silent = of(kind, "4.57.6", Some("seed: 1"), &[]);
+        assert!(!silent.contains("save_safetensors"), "its own default: {kind}: {silent}");
+    }
+    let flags = of("hf", "4.57.6", None, &["c", "--save_safetensors", "False"]);
+    assert!(
+        flags.contains("--save_safetensors False") && flags.contains("--save_safetensors True")
+    );
+    let five = of("trl", "5.23.0", Some("save_safetensors: false"), &[]);
+    assert!(five.contains(r#""save_safetensors": false"#), "it knows no such key: {five}");
+}
