@@ -28,6 +28,7 @@ mod shown;
 mod standing;
 mod tool;
 mod tool_config;
+mod tool_limits;
 mod tool_spec;
 mod types;
 mod words;
@@ -149,7 +150,8 @@ impl JobSpec {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let kind = self.trainer.kind;
-        let mut warnings = left::warning(kind, &self.left_to_tool).into_iter().collect::<Vec<_>>();
+        let mut warnings =
+            left::warning(&self.trainer, &self.left_to_tool).into_iter().collect::<Vec<_>>();
         if kind != TrainerKind::Hone && kind.is_rendered() && !self.command().is_empty() {
             warnings.push(format!(
                 "`trainer.command` replaces the command that hone would write for {}",

@@ -2,9 +2,12 @@
 //! the keys go by the versions that the image holds.
 
 mod axolotl;
+mod batch;
 mod hugging_face;
 mod llamafactory;
 mod lora;
+mod rows;
+mod said;
 pub(super) mod saves;
 mod trl;
 
@@ -111,9 +114,13 @@ pub fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
         ToolKind::Hf => hugging_face::render(job, scene)?,
         ToolKind::Torchtune | ToolKind::Unsloth | ToolKind::Custom => plain(job, scene)?,
     };
-    if !scene.command.is_empty() && !matches!(job.kind, ToolKind::Hf) {
+    let written = matches!(job.kind, ToolKind::Trl | ToolKind::Axolotl | ToolKind::Llamafactory);
+    if written && !scene.command.is_empty() {
         rendered.command = scene.command.clone();
         rendered.ranks = None;
+        if let (Some(file), Some((place, _))) = (&job.config, rendered.files.last()) {
+            name_config(&mut rendered.command, &file.name, place);
+        }
     }
     resume(job, scene, &mut rendered);
     rendered.stop = job.stop.unwrap_or(rendered.stop);
@@ -142,9 +149,13 @@ fn plain(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
     if scene.command.is_empty() {
         return Err(RenderError::NoConfig(job.kind.name()));
     }
+    let mut command = scene.command.clone();
+    if let Some(file) = &job.config {
+        name_config(&mut command, &file.name, &file.name);
+    }
     let files = job.config.iter().map(|config| (config.name.clone(), config.text.clone()));
     Ok(Rendered {
-        command: scene.command.clone(),
+        command,
         environment: Vec::new(),
         files: files.collect(),
         told: format!("{} runs as it is ({})", job.kind.name(), scene.versions.told()),
@@ -155,17 +166,40 @@ fn plain(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
     })
 }
 
+/// Puts the place of the configuration into the command wherever an argument is the file's name, or a path to it, by
+/// itself or after `--key=`. `place` is what it is called there. Returns whether an argument was.
+fn name_config(command: &mut [String], name: &str, place: &str) -> bool {
+    let mut found = false;
+    for argument in command {
+        let (key, path) = match argument.split_once('=') {
+            Some((key, path)) => (format!("{key}="), path),
+            None => (String::new(), argument.as_str()),
+        };
+        if path.rsplit('/').next() == Some(name) {
+            *argument = format!("{key}{TOOL_DIR}/{place}");
+            found = true;
+        }
+    }
+    found
+}
+
 /// The file that a script of the user's own looks for.
 fn trigger(job: &ToolJob) -> Option<String> {
     job.checkpoint.as_ref().and_then(|checkpoint| checkpoint.request.clone())
 }
 
-/// The user's configuration, or an empty one, with the user's last word held back.
+/// The user's configuration, or an empty one; the last word is said by [`finish`].
 fn begin(job: &ToolJob) -> Result<Config, RenderError> {
     Ok(match &job.config {
         Some(file) => Config::parse(&file.name, &file.text)?,
         None => Config::default(),
     })
+}
+
+/// The user's last word over the configuration, which then is what the tool reads.
+fn finish(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), RenderError> {
+    config.override_with(&job.overrides);
+    saves::require_evaluations(&said::Said { config, job, scene })
 }
 
 /// Requires the tool's own package in the image.
@@ -174,22 +208,6 @@ fn require(scene: &Scene, package: &'static str) -> Result<(), RenderError> {
         return Ok(());
     }
     Err(RenderError::NoTool { package, found: scene.versions.told() })
-}
-
-/// Full paths of a channel's files.
-fn files_of(channel: &str, names: &[String]) -> Vec<String> {
-    names.iter().map(|name| format!("{DATA}/{channel}/{name}")).collect()
-}
-
-/// The kind of loader that a data file needs, by its name.
-fn loader(name: &str) -> &'static str {
-    match name.rsplit('.').next().unwrap_or_default() {
-        "csv" => "csv",
-        "parquet" => "parquet",
-        "arrow" => "arrow",
-        "txt" | "md" => "text",
-        _ => "json",
-    }
 }
 
 /// What people are told of a rendered configuration.
@@ -202,7 +220,7 @@ fn told(job: &ToolJob, scene: &Scene, config: &Config, trigger: Option<&str>) ->
     for change in config.changes().iter().filter(|_| job.config.is_some()) {
         let _ = write!(told, "; {change}");
     }
-    if let Some(instead) = saves::told(job).filter(|_| trigger.is_none()) {
+    for instead in saves::told(&said::Said { config, job, scene }, trigger.is_some()) {
         let _ = write!(told, "; {instead}");
     }
     if saves::weights_only(job) {
@@ -218,6 +236,10 @@ fn shown(command: &[String]) -> String {
 }
 
 #[cfg(test)]
+mod key_tests;
+#[cfg(test)]
 mod recipe_tests;
+#[cfg(test)]
+mod saves_tests;
 #[cfg(test)]
 mod tests;

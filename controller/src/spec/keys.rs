@@ -154,7 +154,7 @@ pub const KEYS: &[Key] = table! {
     "method.freeze.last_layers", Whole(1, 10_000), Else("by `modules`"),
         "So many of the last transformer blocks.";
     "method.freeze.modules", Other("a list of module names"), Else("by `last_layers`"),
-        "Every module whose name ends so, such as `mlp.down_proj` or `layers.31`.";
+        "Every module whose name ends so, such as `mlp.down_proj` or `layers.31`. Not with `llamafactory`, which trains whole blocks.";
     "train", Section, Inner,
         "How it is trained.";
     "train.epochs", Real(0.001, 1000.0), Is("1.0"),
@@ -168,7 +168,7 @@ pub const KEYS: &[Key] = table! {
     "train.batch", SectionOr("the effective batch"), Inner,
         "Rows per optimizer step.";
     "train.batch.effective", Whole(1, 65_536), Is("16"),
-        "Rows per optimizer step, whatever the hardware: it decides what is learned. micro × accumulation is exactly this.";
+        "Rows per optimizer step, whatever the hardware: it decides what is learned. micro × accumulation × GPUs is exactly this, so with `trl`, `axolotl` and `llamafactory` it must be a multiple of the GPUs.";
     "train.batch.micro", Other("`auto` or a divisor of `effective`"), Is("auto"),
         "Rows at once: it decides memory and speed only. `auto` is the largest divisor of `effective` up to 8.";
     "train.optimizer", Section, Inner,
@@ -208,7 +208,7 @@ pub const KEYS: &[Key] = table! {
     "checkpoint", Section, Inner,
         "What survives a lost node.";
     "checkpoint.every", SectionOr("`auto`"), Inner,
-        "When to save: whichever of its keys comes first. `auto` goes by the measured time of a save: at most a fiftieth of the time goes into saving, and saves lie at most half an hour apart.";
+        "When to save: whichever of its keys comes first. `auto` goes by the measured time of a save: at most a fiftieth of the time goes into saving, and saves lie at most half an hour apart. Another tool goes by one of them alone, by `steps` where they are given, and its attempt says what it was not told.";
     "checkpoint.every.steps", Whole(1, 10_000_000), Else("`100`, unless another interval is given"),
         "Optimizer steps between two checkpoints: the most that is trained again after a failure.";
     "checkpoint.every.epochs", Real(0.001, 1000.0), Else("not by epochs"),
@@ -228,15 +228,15 @@ pub const KEYS: &[Key] = table! {
     "trainer.command", Other("a list of text"), Else("the image's own, or what hone writes for the tool; required with `torchtune`, `unsloth`, `hf` and `custom`"),
         "Overrides the image's command; no shell is involved. With a tool whose command hone would write, it replaces that one.";
     "trainer.config", Path, Else("none"),
-        "Your own configuration file of the tool, at most 16 KiB of text; relative to the spec, read at submit. hone lays over it what it must and shows that as a difference. Not with kind `hone`, as every key below.";
+        "Your own configuration file of the tool, at most 16 KiB of text; relative to the spec, read at submit. hone lays over it what it must and shows that as a difference; with `torchtune`, `unsloth` and `custom` it stays as it is. It lies at `/hone/tool/NAME` (`KIND.yaml` where hone writes the command), and where `trainer.command` names it, alone or as `--key=…`, that path takes its place; with `hf` it is the last argument otherwise. Not with kind `hone`, as every key below.";
     "trainer.override", Other("a mapping of the tool's own keys"), Else("none"),
         "Raw keys of the tool: the last word, over `trainer.config` and over what hone sets.";
     "trainer.telemetry", Word(Telemetry::NAMES), Else("`auto`"),
         "How metrics are read. `auto` takes the most trustworthy that there is: pushed, TensorBoard files, the tool's own logs, printed lines.";
     "trainer.stdout_patterns", Other("a list of regular expressions"), Else("none"),
         "How to read printed lines, at most 16 patterns. Named groups say what a line holds: `(?P<step>…)` and `(?P<epoch>…)`, each other name is that metric.";
-    "trainer.checkpoint", Section, Else("the tool's own rule; none with `custom`"),
-        "Where checkpoints appear and what makes one complete. Only with `hf` and `custom`; without it, a `custom` job starts from its beginning each time and leaves no package.";
+    "trainer.checkpoint", Section, Else("the tool's own rule; none with `custom` and `torchtune`"),
+        "Where checkpoints appear and what makes one complete. Only with `torchtune`, `unsloth`, `hf` and `custom`; without it, a `custom` or `torchtune` job starts from its beginning each time, and a `custom` one leaves no package.";
     "trainer.checkpoint.path", Text, Required,
         "Path within the output folder with `{step}` or `{epoch}` once, such as `ckpt-{step}`.";
     "trainer.checkpoint.complete", Section, Required,
@@ -247,7 +247,7 @@ pub const KEYS: &[Key] = table! {
         "Nothing in it has changed for so long. Weaker than a marker: choose more than the longest pause of a save.";
     "trainer.checkpoint.request", Text, Else("it cannot be asked"),
         "A file in the output folder that hone makes to ask for a checkpoint: the tool looks for it after each step, takes it away and saves. With it `checkpoint.every.minutes` and `auto` count, and a job whose `stop` is `none` saves before it is ended.";
-    "trainer.resume", Section, Else("the tool's own way; with `custom`, the variable `HONE_RESUME_FROM`"),
+    "trainer.resume", Section, Else("the tool's own way; with `torchtune`, `unsloth` and `custom`, the variable `HONE_RESUME_FROM`"),
         "How the tool is told where to go on: one of the following. They are left out where an attempt starts from the beginning.";
     "trainer.resume.argument", Text, Else("none"),
         "One more argument of the command, in which `{path}` stands for the checkpoint: `--resume={path}`.";

@@ -12,6 +12,7 @@ use super::read_method::method;
 use super::read_run::{container, evaluate, export, on_disconnect, resources, trainer};
 use super::read_train::{checkpoint, require_shardable, train};
 use super::reader::{At, Section};
+use super::tool_limits;
 use super::types::{Data, EvalData, InputPath, JobSpec, Model, TrainData};
 use super::words::{
     BadRows, DataFormat, Kind, LogLevel, LossOn, Overlong, Preload, Template, TrainerKind, Words,
@@ -51,12 +52,18 @@ pub(super) fn job(root: &Node, source: &str, p: &mut Problems<'_>) -> Option<Job
     if tool == Some(TrainerKind::Hone) {
         require_shardable(&top, &train, method.as_ref(), &resources, p);
     }
+    if let Some(trainer) = &trainer {
+        tool_limits::require_even_batch(&top, trainer, &train, &resources, p);
+        tool_limits::require_known_method(&top, trainer, method.as_ref(), p);
+    }
     let container = container(&top, p);
     let on_disconnect = on_disconnect(&top, p);
     let evaluate = evaluate(&top, p);
     let log_level = top.word("log_level", p).unwrap_or(LogLevel::Info);
     let (trainer, model) = (trainer?, inside(model)?);
-    let left_to_tool = left::to_the_tool(root, &trainer);
+    let data = inside(data)?;
+    let held_out = data.as_ref().is_some_and(|data| matches!(data.eval, EvalData::Own(_)));
+    let left_to_tool = left::to_the_tool(root, left::Tool::of(&trainer, held_out));
     Some(JobSpec {
         version,
         kind,
@@ -64,7 +71,7 @@ pub(super) fn job(root: &Node, source: &str, p: &mut Problems<'_>) -> Option<Job
         project,
         labels,
         model,
-        data: inside(data)?,
+        data,
         method: method?,
         train,
         checkpoint,

@@ -189,7 +189,7 @@ fn pattern(at: &At<'_>, p: &mut Problems<'_>) -> Option<String> {
 }
 
 fn checkpoint(at: &At<'_>, kind: TrainerKind, p: &mut Problems<'_>) -> Option<ToolCheckpoint> {
-    if !kind.is_own_script() {
+    if kind.is_rendered() {
         let what =
             format!("has no meaning with kind `{}`, whose checkpoints hone knows", kind.name());
         p.add(ProblemKind::Conflict, at.here(), what, "remove it");

@@ -35,7 +35,14 @@ struct Length {
 #[serde(default)]
 struct Tool {
     kind: String,
-    checkpoint: Option<serde::de::IgnoredAny>,
+    checkpoint: Option<Saves>,
+    resume: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Saves {
+    request: Option<serde::de::IgnoredAny>,
 }
 
 impl Standing {
@@ -46,13 +53,31 @@ impl Standing {
         let tool = known.trainer.unwrap_or_default();
         let kind = TrainerKind::from_name(&tool.kind).unwrap_or(TrainerKind::Hone);
         let level = kind.level();
-        let mut lacks = level.lacks().to_vec();
-        if level == Level::Opaque && tool.checkpoint.is_none() {
-            lacks.push("no checkpoints, so each attempt starts from the beginning");
-        }
-        if level == Level::Opaque && known.train.max_steps.is_none() {
-            lacks.push("its exit code alone tells whether it is complete");
-        }
-        Self { kind, level, lacks }
+        Self { kind, level, lacks: lacks(kind, &tool, known.train) }
     }
+}
+
+fn lacks(kind: TrainerKind, tool: &Tool, train: Length) -> Vec<&'static str> {
+    let mut lacks = Vec::new();
+    let request = tool.checkpoint.as_ref().and_then(|checkpoint| checkpoint.request.as_ref());
+    if kind != TrainerKind::Hone && request.is_none() {
+        lacks.push(match kind {
+            TrainerKind::Axolotl => "no checkpoint on demand before Axolotl 0.14",
+            _ => "no checkpoint on demand",
+        });
+    }
+    lacks.extend(kind.level().lacks());
+    let saves = kind.has_known_checkpoints() || tool.checkpoint.is_some();
+    if !saves {
+        lacks.push("no checkpoints, so each attempt starts from the beginning");
+    } else if matches!(kind, TrainerKind::Unsloth | TrainerKind::Torchtune) && tool.resume.is_none()
+    {
+        lacks.push(
+            "no `trainer.resume`, so each attempt starts from the beginning unless its command reads HONE_RESUME_FROM",
+        );
+    }
+    if kind.level() == Level::Opaque && train.max_steps.is_none() {
+        lacks.push("its exit code alone tells whether it is complete");
+    }
+    lacks
 }

@@ -1,5 +1,6 @@
 //! Tests of the spec: what is refused and how it is said, what is read, and that the table of keys tells the truth.
 
+mod left;
 mod refused;
 mod table;
 mod tools;

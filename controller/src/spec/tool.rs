@@ -31,13 +31,13 @@ impl Level {
         }
     }
 
-    /// What a job lacks at this level, each in a phrase; nothing at the first.
+    /// What every job lacks at this level, each in a phrase; nothing at the first.
     #[must_use]
     pub const fn lacks(self) -> &'static [&'static str] {
         match self {
             Self::Native => &[],
-            Self::Steered => &["no checkpoint on demand", "no evaluation of the base model"],
-            Self::Opaque => &["no checkpoint on demand", "no evaluation of base and tuned model"],
+            Self::Steered => &["no evaluation of the base model"],
+            Self::Opaque => &["no evaluation of base and tuned model"],
         }
     }
 }
@@ -63,6 +63,11 @@ impl TrainerKind {
     pub fn from_name(name: &str) -> Option<Self> {
         use super::words::Words as _;
         Self::ALL.iter().find(|(word, _)| *word == name).map(|(_, kind)| *kind)
+    }
+
+    /// Whether hone knows what its checkpoints look like, whatever its spec says.
+    pub(super) const fn has_known_checkpoints(self) -> bool {
+        !matches!(self, Self::Custom | Self::Torchtune)
     }
 
     /// Whether hone writes the configuration and the command. What it does not write runs as it is.

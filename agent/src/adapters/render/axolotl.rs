@@ -3,8 +3,10 @@
 
 use serde_json::{Value, json};
 
+use super::batch::Batch;
+use super::rows::{files_of, loader};
 use super::{
-    MODEL, OUTPUT, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, files_of,
+    MODEL, OUTPUT, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, finish,
     hugging_face, lora, require, told,
 };
 use crate::adapters::config::Config;
@@ -25,7 +27,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
     }
     let trigger = trigger_of(scene);
     overlay(&mut config, job, scene);
-    config.override_with(&job.overrides);
+    finish(&mut config, job, scene)?;
     let launcher: &[&str] =
         if scene.gpus > 1 { &["--launcher", "torchrun"] } else { &["--launcher", "python"] };
     let mut command: Vec<String> =
@@ -58,17 +60,17 @@ fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     config.lay("dataset_prepared_path", "/hone/cache/prepared");
     config.lay("logging_steps", hugging_face::logging_steps(config, job));
     let trigger = trigger_of(scene);
-    super::saves::lay(config, job, trigger.is_some());
+    super::saves::lay(config, job, scene, trigger.is_some());
     if let Some(name) = trigger {
         // With several processes each look is a broadcast, for which all of them wait.
         let every = if scene.gpus > 1 { 10 } else { 1 };
         let look = json!({"enabled": true, "check_interval": every, "trigger_file_path": name});
         config.lay("dynamic_checkpoint", look);
     }
-    config.drop("saves_per_epoch");
     let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(4);
     config.lay("save_total_limit", kept.max(3));
     config.lay("save_only_model", false);
+    super::saves::lay_format(config, job, scene);
     config.lay("use_tensorboard", true);
     if !scene.versions.at_least("transformers", [5, 0]) {
         config.lay("logging_dir", TENSORBOARD);
@@ -86,23 +88,27 @@ fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
 /// A configuration from the spec alone.
 fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), RenderError> {
     config.fill("base_model", MODEL);
-    let rows = rows(job)?;
-    let with = |path: String| {
-        let mut one = rows.clone();
-        one["path"] = json!(path);
-        one
+    let shape = shape(job)?;
+    let of = |channel: &str, names: &[String]| -> Result<Vec<Value>, RenderError> {
+        let with = |(path, name): (String, &String)| {
+            let mut one = shape.clone();
+            one["path"] = json!(path);
+            one["ds_type"] = json!(loader("Axolotl", name)?);
+            Ok(one)
+        };
+        files_of(channel, names).into_iter().zip(names).map(with).collect()
     };
-    let train: Vec<Value> = files_of("train", &scene.train).into_iter().map(with).collect();
-    config.fill("datasets", train);
+    config.fill("datasets", of("train", &scene.train)?);
     if !scene.eval.is_empty() {
-        let mut eval: Vec<Value> = files_of("eval", &scene.eval).into_iter().map(with).collect();
+        let mut eval = of("eval", &scene.eval)?;
         eval.iter_mut().for_each(|one| one["split"] = json!("train"));
         config.fill("test_datasets", eval);
     }
     config.fill("sequence_len", job.whole("/train/seq_len").unwrap_or(1024));
-    config.fill("micro_batch_size", job.whole("/train/micro_batch").unwrap_or(1));
-    config.fill("gradient_accumulation_steps", job.whole("/train/accumulation").unwrap_or(1));
-    config.fill("optimizer", "adamw_torch_fused");
+    let batch = Batch::of(job, scene)?;
+    config.fill("micro_batch_size", batch.micro);
+    config.fill("gradient_accumulation_steps", batch.accumulation);
+    config.fill("optimizer", hugging_face::optimizer(job).unwrap_or("adamw_torch_fused"));
     config.fill("learning_rate", job.number("/train/optimizer/lr").unwrap_or(2e-4));
     config.fill("lr_scheduler", hugging_face::schedule(job));
     config.fill("warmup_ratio", job.number("/train/schedule/warmup").unwrap_or(0.03));
@@ -144,15 +150,16 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
     method(config, job, scene)
 }
 
-fn rows(job: &ToolJob) -> Result<Value, RenderError> {
+/// What a row looks like.
+fn shape(job: &ToolJob) -> Result<Value, RenderError> {
     Ok(match job.word("/data/format").unwrap_or("auto") {
-        "auto" | "messages" => json!({"ds_type": "json", "type": "chat_template"}),
+        "auto" | "messages" => json!({"type": "chat_template"}),
         "sharegpt" => json!({
-            "ds_type": "json", "type": "chat_template", "field_messages": "conversations",
+            "type": "chat_template", "field_messages": "conversations",
             "message_property_mappings": {"role": "from", "content": "value"},
         }),
-        "alpaca" => json!({"ds_type": "json", "type": "alpaca"}),
-        "text" => json!({"ds_type": "json", "type": "completion"}),
+        "alpaca" => json!({"type": "alpaca"}),
+        "text" => json!({"type": "completion"}),
         other => {
             return Err(RenderError::Format {
                 tool: "Axolotl",
@@ -176,7 +183,16 @@ fn method(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Rende
     let bits = job.whole("/method/quant/bits");
     config.fill("adapter", if bits == Some(4) { "qlora" } else { "lora" });
     match bits {
-        Some(4) => config.fill("load_in_4bit", true),
+        Some(4) => {
+            config.fill("load_in_4bit", true);
+            let kind = job.word("/method/quant/type").unwrap_or("nf4");
+            let double = job.flag("/method/quant/double").unwrap_or(true);
+            if (kind, double) != ("nf4", true) {
+                let four =
+                    json!({"bnb_4bit_quant_type": kind, "bnb_4bit_use_double_quant": double});
+                config.fill("bnb_config_kwargs", four);
+            }
+        }
         Some(8) => config.fill("load_in_8bit", true),
         _ => {}
     }

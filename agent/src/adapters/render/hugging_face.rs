@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{OUTPUT, RESUME, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, told};
+use super::batch::Batch;
+use super::{
+    OUTPUT, RESUME, RenderError, Rendered, Scene, TENSORBOARD, TOOL_DIR, begin, finish, told,
+};
 use crate::adapters::config::Config;
 use crate::adapters::job::{StopSignal, ToolJob};
 
@@ -31,10 +34,11 @@ pub(super) fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     }
     // Its bar gives the step where nothing better does.
     config.lay("disable_tqdm", board);
-    super::saves::lay(config, job, super::trigger(job).is_some());
+    super::saves::lay(config, job, scene, super::trigger(job).is_some());
     let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(LEAST_KEPT);
     config.lay("save_total_limit", kept.max(LEAST_KEPT));
     config.lay("save_only_model", false);
+    super::saves::lay_format(config, job, scene);
     config.lay("push_to_hub", false);
     // It would retry with another batch and say nothing.
     config.lay("auto_find_batch_size", false);
@@ -66,6 +70,19 @@ pub(super) fn schedule(job: &ToolJob) -> &'static str {
     }
 }
 
+/// The spec's optimizer where it is not the default one, under the `Trainer`'s name.
+pub(super) fn optimizer(job: &ToolJob) -> Option<&'static str> {
+    let eight = job.whole("/train/optimizer/bits") == Some(8);
+    let paged = job.flag("/train/optimizer/paged").unwrap_or(false);
+    match (job.word("/train/optimizer/name"), eight, paged) {
+        (Some("adafactor"), _, _) => Some("adafactor"),
+        (_, true, true) => Some("paged_adamw_8bit"),
+        (_, true, false) => Some("adamw_bnb_8bit"),
+        (_, false, true) => Some("paged_adamw_32bit"),
+        (_, false, false) => None,
+    }
+}
+
 /// When the held-out rows are measured, where there are any: every so many steps, else after each pass.
 pub(super) fn evaluation(config: &mut Config, job: &ToolJob, scene: &Scene) {
     match (job.whole("/train/eval_every"), scene.eval.is_empty()) {
@@ -94,7 +111,14 @@ pub(super) fn pushes(scene: &Scene) -> bool {
 }
 
 /// What the spec says of optimisation, under the names of `TrainingArguments`.
-pub(super) fn training(config: &mut Config, job: &ToolJob, scene: &Scene) {
+///
+/// # Errors
+/// When the batch cannot be shared among the GPUs.
+pub(super) fn training(
+    config: &mut Config,
+    job: &ToolJob,
+    scene: &Scene,
+) -> Result<(), RenderError> {
     let numbers = [
         ("learning_rate", "/train/optimizer/lr"),
         ("weight_decay", "/train/optimizer/weight_decay"),
@@ -108,19 +132,19 @@ pub(super) fn training(config: &mut Config, job: &ToolJob, scene: &Scene) {
             config.fill(key, number);
         }
     }
-    let wholes = [
-        ("max_steps", "/train/max_steps"),
-        ("gradient_accumulation_steps", "/train/accumulation"),
-        ("seed", "/train/seed"),
-    ];
+    let wholes = [("max_steps", "/train/max_steps"), ("seed", "/train/seed")];
     for (key, at) in wholes {
         if let Some(number) = job.whole(at) {
             config.fill(key, number);
         }
     }
-    let micro = job.whole("/train/micro_batch").unwrap_or(1);
-    config.fill("per_device_train_batch_size", micro);
-    config.fill("per_device_eval_batch_size", micro);
+    if let Some(name) = optimizer(job) {
+        config.fill("optim", name);
+    }
+    let batch = Batch::of(job, scene)?;
+    config.fill("gradient_accumulation_steps", batch.accumulation);
+    config.fill("per_device_train_batch_size", batch.micro);
+    config.fill("per_device_eval_batch_size", batch.micro);
     config.fill("lr_scheduler_type", schedule(job));
     let warmup = job.number("/train/schedule/warmup").unwrap_or(0.0);
     // Newer ones take a number below 1 for a part of the run; older ones have a key of its own for that.
@@ -139,31 +163,29 @@ pub(super) fn training(config: &mut Config, job: &ToolJob, scene: &Scene) {
         config.fill("use_cpu", true);
     }
     evaluation(config, job, scene);
+    Ok(())
 }
 
 /// A script of the user's own: what is hone's to decide goes into its configuration file when it has one, else onto its
 /// command line.
 pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderError> {
     let mut config = begin(job)?;
-    overlay(&mut config, job, scene);
     // All else that the spec says of training is the script's own affair, and has defaults there.
     if let Some(steps) = job.whole("/train/max_steps") {
         config.fill("max_steps", steps);
     }
+    overlay(&mut config, job, scene);
     if job.resume.is_some() {
         config.drop("resume_from_checkpoint");
     }
-    config.override_with(&job.overrides);
+    finish(&mut config, job, scene)?;
     let mut command = scene.command.clone();
     let mut files = Vec::new();
     match &job.config {
         Some(file) => {
-            let path = format!("{TOOL_DIR}/{}", file.name);
             // Where the command names the file it is meant by that; else it is the last argument.
-            let named = command.iter_mut().find(|argument| argument.ends_with(&file.name));
-            match named {
-                Some(argument) => argument.clone_from(&path),
-                None => command.push(path),
+            if !super::name_config(&mut command, &file.name, &file.name) {
+                command.push(format!("{TOOL_DIR}/{}", file.name));
             }
             files.push((file.name.clone(), config.to_file()));
         }

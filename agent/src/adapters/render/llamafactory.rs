@@ -3,9 +3,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::rows::{files_of, require_known};
 use super::{
-    MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, files_of, hugging_face, lora, require,
-    told,
+    MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, finish, hugging_face, lora, require, told,
 };
 use crate::adapters::config::Config;
 use crate::adapters::job::ToolJob;
@@ -14,6 +14,8 @@ use crate::adapters::job::ToolJob;
 const NAME: &str = "llamafactory.yaml";
 /// Where it looks its data sets up.
 const DATASETS: &str = "dataset_info.json";
+/// Ends of the names of files that it reads (`extras/constants.py`).
+const FILES: [&str; 6] = ["arrow", "csv", "json", "jsonl", "parquet", "txt"];
 /// Its names for an adapter.
 const LORA: lora::Names = lora::Names { rank: "lora_rank", rslora: "use_rslora", dora: "use_dora" };
 
@@ -28,7 +30,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
     hugging_face::overlay(&mut config, job, scene);
     // Every example of its own sets it, and so throws away what it could continue from.
     config.lay("overwrite_output_dir", false);
-    config.override_with(&job.overrides);
+    finish(&mut config, job, scene)?;
     files.push((NAME.to_owned(), config.to_file()));
     let mut environment = Vec::new();
     if scene.gpus > 1 {
@@ -78,6 +80,7 @@ fn data_sets(job: &ToolJob, scene: &Scene) -> Result<Value, RenderError> {
             });
         }
     };
+    require_known("LLaMA-Factory", &FILES, scene.train.iter().chain(&scene.eval))?;
     let mut all = Map::new();
     for (channel, files) in [("train", &scene.train), ("eval", &scene.eval)] {
         for (name, path) in names(channel, files).into_iter().zip(files_of(channel, files)) {
@@ -108,9 +111,13 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
         "full" => config.fill("finetuning_type", "full"),
         "freeze" => {
             config.fill("finetuning_type", "freeze");
-            if let Some(layers) = job.whole("/method/freeze/last_layers") {
-                config.fill("freeze_trainable_layers", layers);
-            }
+            let Some(layers) = job.whole("/method/freeze/last_layers") else {
+                // Its own key for names means parts of a block, and it would train them in its two last blocks alone.
+                let what = "LLaMA-Factory trains whole last blocks: use `method.freeze.last_layers`, or bring a \
+                            configuration of your own";
+                return Err(RenderError::Unsupported(what.to_owned()));
+            };
+            config.fill("freeze_trainable_layers", layers);
         }
         "lora" => adapter(config, job),
         other => {
@@ -118,7 +125,7 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
             return Err(RenderError::Unsupported(what));
         }
     }
-    hugging_face::training(config, job, scene);
+    hugging_face::training(config, job, scene)?;
     // It saves memory so by itself; its own key alone says no.
     let saves_memory = job.flag("/train/gradient_checkpointing").unwrap_or(false);
     config.drop("gradient_checkpointing");
@@ -138,6 +145,7 @@ fn adapter(config: &mut Config, job: &ToolJob) {
         config.fill("quantization_method", "bnb");
         if bits == 4 {
             config.fill("quantization_type", job.word("/method/quant/type").unwrap_or("nf4"));
+            config.fill("double_quantization", job.flag("/method/quant/double").unwrap_or(true));
         }
     }
 }

@@ -218,3 +218,49 @@ fn a_tool_that_can_be_asked_for_a_checkpoint_is_told_where_to_look() {
         None
     );
 }
+
+#[test]
+fn several_gpus_share_the_batch_of_the_spec() {
+    let versions = [("axolotl", "0.18.0"), ("llamafactory", "0.9.6"), NEW[0], NEW[1]];
+    for (kind, micro) in [
+        ("trl", "per_device_train_batch_size"),
+        ("llamafactory", "per_device_train_batch_size"),
+        ("axolotl", "micro_batch_size"),
+    ] {
+        let on = |gpus| {
+            let found = render(&job(json!({"kind": kind})), &Scene { gpus, ..scene(&versions) });
+            found.map(|rendered| {
+                let config = config(&rendered);
+                (config[micro].clone(), config["gradient_accumulation_steps"].clone())
+            })
+        };
+        assert_eq!(on(1).expect("rendered"), (json!(4), json!(2)), "{kind}");
+        assert_eq!(on(2).expect("rendered"), (json!(4), json!(1)), "{kind}");
+        assert_eq!(on(8).expect("rendered"), (json!(1), json!(1)), "{kind}");
+        let refused = on(3).expect_err("eight rows on three");
+        assert!(refused.to_string().contains("a multiple of 3"), "{refused}");
+    }
+}
+
+#[test]
+fn a_command_names_its_configuration_where_it_lies_and_nothing_else_is_touched() {
+    let of = |kind: &str, command: &[&str]| {
+        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        let on = Scene { command, ..scene(&NEW) };
+        let trainer = json!({"kind": kind, "config": {"name": "data.yaml", "text": "a: 1"}});
+        let rendered = render(&job(trainer), &on).expect("rendered");
+        rendered.command[1..].join(" ")
+    };
+    for kind in ["hf", "custom", "torchtune", "unsloth"] {
+        for (command, expected) in [
+            (&["c", "--config=data.yaml"][..], "--config=/hone/tool/data.yaml"),
+            (&["c", "--config", "./conf/data.yaml", "--x"], "--config /hone/tool/data.yaml --x"),
+            (&["c", "metadata.yaml", "data.yaml"], "metadata.yaml /hone/tool/data.yaml"),
+        ] {
+            assert_eq!(of(kind, command), expected, "{kind}");
+        }
+    }
+    assert_eq!(of("trl", &["trl", "--config", "data.yaml"]), "--config /hone/tool/trl.yaml");
+    assert_eq!(of("hf", &["c", "metadata.yaml"]), "metadata.yaml /hone/tool/data.yaml");
+    assert_eq!(of("custom", &["c", "metadata.yaml"]), "metadata.yaml", "it takes no argument");
+}

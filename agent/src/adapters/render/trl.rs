@@ -3,9 +3,10 @@
 
 use serde_json::json;
 
+use super::rows::{files_of, one_loader};
 use super::{
-    DATA, MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, files_of, hugging_face, loader,
-    lora, require, told,
+    DATA, MODEL, RenderError, Rendered, Scene, TOOL_DIR, begin, finish, hugging_face, lora,
+    require, told,
 };
 use crate::adapters::config::Config;
 use crate::adapters::job::ToolJob;
@@ -32,7 +33,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         whole(&mut config, job, scene)?;
     }
     hugging_face::overlay(&mut config, job, scene);
-    config.override_with(&job.overrides);
+    finish(&mut config, job, scene)?;
     Ok(Rendered {
         command: ["trl", "sft", "--config"]
             .into_iter()
@@ -61,10 +62,10 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
         });
     }
     config.fill("model_name_or_path", MODEL);
+    let loader = one_loader("TRL", scene.train.iter().chain(&scene.eval))?;
     if scene.eval.is_empty() {
-        let first = scene.train.first().map_or("json", |name| loader(name));
         let files = files_of("train", &scene.train);
-        config.fill("datasets", json!([{"path": first, "data_files": files, "split": "train"}]));
+        config.fill("datasets", json!([{"path": loader, "data_files": files, "split": "train"}]));
     } else {
         // The loader of local folders takes one named `eval` for the split `test`.
         config.fill("dataset_name", DATA);
@@ -74,8 +75,7 @@ fn whole(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), Render
     config.fill("max_length", job.whole("/train/seq_len").unwrap_or(1024));
     config.fill("packing", job.flag("/train/packing").unwrap_or(false));
     method(config, job, scene)?;
-    hugging_face::training(config, job, scene);
-    Ok(())
+    hugging_face::training(config, job, scene)
 }
 
 fn method(config: &mut Config, job: &ToolJob, scene: &Scene) -> Result<(), RenderError> {

@@ -6,7 +6,7 @@ use super::*;
 const KERAS: &str = TOOLS[4];
 
 /// A job with this `trainer` section, which names kind and image.
-fn with(trainer: &str) -> String {
+pub(super) fn with(trainer: &str) -> String {
     format!("{MINIMAL}trainer: {{image: i, {trainer}}}\n")
 }
 
@@ -149,30 +149,6 @@ fn a_checkpoint_that_is_one_file_cannot_hold_a_marker() {
 }
 
 #[test]
-fn what_the_tool_decides_itself_is_said_once_and_only_where_it_was_given() {
-    let keys = "method: full\ntrain: {max_steps: 9, seq_len: 64, optimizer: {lr: 0.1}}\nevaluate: {base_model: true}\n";
-    let warned = |trainer: &str| good(&format!("{}{keys}", with(trainer))).warnings();
-    assert_eq!(
-        warned("kind: hf, command: [c]"),
-        [
-            "with kind hf the script decides these itself: `method`, `train.seq_len`, `train.optimizer.lr`, `evaluate.base_model`"
-        ]
-    );
-    assert_eq!(
-        warned("kind: trl"),
-        ["with kind trl the tool decides these itself: `evaluate.base_model`"]
-    );
-    assert_eq!(warned("kind: hone"), [""; 0]);
-    let often = "train: {log_every: 5}\ncheckpoint: {every: {steps: 7}}\n";
-    let warned = |kind: &str| {
-        good(&format!("{}{often}", with(&format!("kind: {kind}, command: [c]")))).warnings()
-    };
-    assert_eq!(warned("hf"), [""; 0], "these it is asked for");
-    assert!(warned("custom")[0].ends_with("`train.log_every`, `checkpoint.every.steps`"));
-    assert_eq!(good(&with("kind: hf, command: [c]")).warnings(), [""; 0]);
-}
-
-#[test]
 fn a_configuration_file_is_a_mapping_and_what_is_wrong_names_its_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let read = |kind: &str, name: &str, text: &[u8]| {
@@ -246,12 +222,38 @@ fn show_names_the_level_and_what_the_job_lacks() {
     for (word, kind) in [("trl", TrainerKind::Trl), ("llamafactory", TrainerKind::LlamaFactory)] {
         let tool = standing(&with(&format!("kind: {word}")));
         assert_eq!((tool.kind, tool.level), (kind, Level::Steered));
-        assert_eq!(tool.lacks, Level::Steered.lacks());
+        assert_eq!(tool.lacks, ["no checkpoint on demand", Level::Steered.lacks()[0]]);
     }
+    let axolotl = standing(&with("kind: axolotl"));
+    assert!(axolotl.lacks[0].ends_with("before Axolotl 0.14"), "{axolotl:?}");
+    let saves = "checkpoint: {path: 'e{epoch}', complete: {settled: 5s}, request: now}";
+    let asked = standing(&with(&format!("kind: hf, command: [c], {saves}")));
+    assert_eq!(asked.lacks, Level::Steered.lacks(), "it has a file to ask by");
     let keras = standing(KERAS);
-    assert_eq!((keras.level, keras.lacks.len()), (Level::Opaque, 2), "{keras:?}");
+    assert_eq!((keras.level, keras.lacks.len()), (Level::Opaque, 1), "it can be asked: {keras:?}");
     let blind = standing(&with("kind: custom, command: [c]"));
     assert!(blind.lacks.iter().any(|lack| lack.contains("from the beginning")), "{blind:?}");
     assert!(blind.lacks.iter().any(|lack| lack.contains("exit code")), "{blind:?}");
     assert_eq!(Standing::of("no JSON"), own, "jobs of earlier releases run hone's own");
+}
+
+#[test]
+fn a_tool_that_hone_only_runs_can_say_what_its_checkpoints_are() {
+    let lacks = |trainer: &str| {
+        let spec =
+            resolve(&good(&with(trainer)), JobId::new(1), Attempt::new(1), None, None).to_json();
+        Standing::of(&spec).lacks.join(", ")
+    };
+    let saves = "checkpoint: {path: 'epoch_{epoch}', complete: {settled: 5s}}";
+    let resume = "resume: {argument: 'checkpointer.checkpoint_dir={path}'}";
+    for (kind, known) in [("torchtune", false), ("unsloth", true)] {
+        let bare = lacks(&format!("kind: {kind}, command: [c]"));
+        assert_eq!(bare.contains("no checkpoints"), !known, "{kind}: {bare}");
+        let saved = lacks(&format!("kind: {kind}, command: [c], {saves}"));
+        assert!(saved.contains("no `trainer.resume`"), "{kind}: {saved}");
+        let whole = lacks(&format!("kind: {kind}, command: [c], {saves}, {resume}"));
+        assert!(!whole.contains("beginning"), "{kind}: {whole}");
+    }
+    let refused = only(&with(&format!("kind: trl, {saves}")));
+    assert!(refused.contains("whose checkpoints hone knows"), "{refused}");
 }
