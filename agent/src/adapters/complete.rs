@@ -82,6 +82,12 @@ impl Rule {
         }
     }
 
+    /// Whether nothing but its being still shows that one is whole: what is cut off is as still as what is finished.
+    #[must_use]
+    pub const fn is_stillness(&self) -> bool {
+        matches!(self, Self::Custom { complete: Complete::SettledS(_), .. })
+    }
+
     /// Takes note of how many processes saved a checkpoint that was found whole: later ones are of as many.
     pub fn learn(&mut self, entries: &[Entry]) {
         if let Self::HuggingFace(saves) = self {

@@ -35,6 +35,29 @@ const OF_TRAINING: [&str; 8] = [
     "latest",
 ];
 
+/// Whether the tool writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    /// It may.
+    On,
+    /// It has ended by itself and says that all is well: what it began to save it has saved.
+    Finished,
+    /// It has ended in another way, perhaps in the midst of a save.
+    CutOff,
+}
+
+impl Writes {
+    /// Of a container that has ended, or has not, with this exit code where it is known.
+    #[must_use]
+    pub const fn of(ended: bool, exit: Option<i64>) -> Self {
+        match (ended, exit) {
+            (false, _) => Self::On,
+            (true, Some(0)) => Self::Finished,
+            (true, _) => Self::CutOff,
+        }
+    }
+}
+
 /// Takes the checkpoints of one attempt.
 #[derive(Debug)]
 pub struct Keeper {
@@ -45,6 +68,8 @@ pub struct Keeper {
     /// Steps that are kept, or never will be.
     done: BTreeSet<Step>,
     newest: Option<Step>,
+    /// The last look while the tool still ran.
+    running: Option<Instant>,
     /// How long the tool wrote its last checkpoint, as far as looks tell.
     save_took: Option<Duration>,
     taking: Option<Taking>,
@@ -75,7 +100,8 @@ impl Keeper {
             rule.learn_in(&dirs.kept().join(name_of(step)));
         }
         let (seen, taking, packaged) = (BTreeMap::new(), None, false);
-        Self { dirs, rule, job, seen, done, newest, save_took: None, taking, packaged }
+        let (running, save_took) = (None, None);
+        Self { dirs, rule, job, seen, done, newest, running, save_took, taking, packaged }
     }
 
     /// The folder of the newest checkpoint that is kept, and its step.
@@ -91,9 +117,8 @@ impl Keeper {
         self.save_took
     }
 
-    /// Begins to take the earliest complete checkpoint that is not kept. With `ended` nobody writes any more. Returns
-    /// whether there is nothing left to take.
-    pub fn look(&mut self, now: Instant, ended: bool) -> bool {
+    /// Begins to take the earliest complete checkpoint that is not kept. Returns whether there is nothing left to take.
+    pub fn look(&mut self, now: Instant, writes: Writes) -> bool {
         if !self.is_free() {
             return false;
         }
@@ -106,9 +131,12 @@ impl Keeper {
             }
         };
         self.seen.retain(|step, _| all.iter().any(|candidate| candidate.step == *step));
+        if writes == Writes::On {
+            self.running = Some(now);
+        }
         for candidate in all {
             let step = candidate.step;
-            if self.done.contains(&step) || !self.is_due(&candidate, now, ended) {
+            if self.done.contains(&step) || !self.is_due(&candidate, now, writes) {
                 continue;
             }
             if let Err(why) = judge(&output, &self.rule, &candidate) {
@@ -131,21 +159,31 @@ impl Keeper {
     }
 
     /// Whether a candidate is to be judged: it has been as it is for long enough, and was not found wanting so.
-    fn is_due(&mut self, candidate: &Candidate, now: Instant, ended: bool) -> bool {
+    fn is_due(&mut self, candidate: &Candidate, now: Instant, writes: Writes) -> bool {
+        let seen = self.seen_now(candidate, now);
+        let (wanting, since) = (seen.wanting, seen.since);
         let settle = self.rule.settle();
-        match self.seen.get(&candidate.step) {
-            Some(seen) if seen.entries == candidate.entries => {
-                let still = now.saturating_duration_since(seen.since) >= settle;
-                !seen.wanting && (still || ended)
+        let still = |until: Instant| until.saturating_duration_since(since) >= settle;
+        !wanting
+            && match writes {
+                Writes::On => still(now),
+                Writes::Finished => true,
+                // Nothing moves any more; that it had been still before is all that speaks for it.
+                Writes::CutOff => !self.rule.is_stillness() || self.running.is_some_and(still),
             }
-            before => {
-                let first = before.map_or(now, |seen| seen.first);
-                let entries = candidate.entries.clone();
-                let seen = Seen { entries, first, since: now, wanting: false };
-                self.seen.insert(candidate.step, seen);
-                ended
-            }
+    }
+
+    /// What is known of a candidate, which begins anew when it has changed.
+    fn seen_now(&mut self, candidate: &Candidate, now: Instant) -> &mut Seen {
+        let new = |first| {
+            let entries = candidate.entries.clone();
+            Seen { entries, first, since: now, wanting: false }
+        };
+        let seen = self.seen.entry(candidate.step).or_insert_with(|| new(now));
+        if seen.entries != candidate.entries {
+            *seen = new(seen.first);
         }
+        seen
     }
 
     /// Whether no copy is under way; one that ended is looked at.

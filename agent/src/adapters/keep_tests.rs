@@ -49,11 +49,19 @@ impl World {
         Keeper::new(self.dirs.clone(), job)
     }
 
+    /// Looks once the tool has ended, until nothing is left to take.
+    fn end(&self, keeper: &mut Keeper, writes: Writes) -> Vec<u64> {
+        while !keeper.look(self.clock, writes) {
+            std::thread::yield_now();
+        }
+        kept_in(&self.dirs).into_iter().map(|(step, _)| step.get()).collect()
+    }
+
     /// Looks until nothing is under way; what has been still long enough is taken.
     fn settle(&mut self, keeper: &mut Keeper) -> Vec<u64> {
         for _ in 0..3 {
             self.clock += Duration::from_secs(60);
-            while !keeper.look(self.clock, false) {
+            while !keeper.look(self.clock, Writes::On) {
                 std::thread::yield_now();
             }
         }
@@ -67,7 +75,7 @@ fn a_whole_checkpoint_is_taken_once_it_is_still_and_stays_when_the_tool_rotates(
     let place = world.save("checkpoint-40");
     let mut keeper = world.keeper(json!({"kind": "trl"}));
     assert!(
-        keeper.look(world.clock, false) && kept_in(&world.dirs).is_empty(),
+        keeper.look(world.clock, Writes::On) && kept_in(&world.dirs).is_empty(),
         "it may still change"
     );
     assert_eq!(world.settle(&mut keeper), [40]);
@@ -284,4 +292,45 @@ fn a_package_holds_no_training_state_and_names_its_base_as_people_do() {
     assert!(!package.join("optimizer.pt").exists() && !package.join("trainer_state.json").exists());
     let config = fs::read_to_string(package.join("adapter_config.json")).expect("there");
     assert!(config.contains(r#""base_model_name_or_path":"org/base""#), "{config}");
+}
+
+#[test]
+fn a_checkpoint_that_only_stillness_speaks_for_must_have_been_still_before_its_tool_was_cut_off() {
+    let settled = json!({"path": "{step}.keras", "complete": {"settled_s": 5.0}});
+    let trainer = json!({"kind": "custom", "checkpoint": settled});
+    let half = |world: &World| {
+        fs::write(world.dirs.output().join("12.keras"), b"half").expect("written");
+    };
+    // (seconds that it was seen unchanged while the tool ran, how that ended, what is taken)
+    for (still, writes, taken) in [
+        (4, Writes::CutOff, &[][..]),
+        (5, Writes::CutOff, &[12][..]),
+        (4, Writes::Finished, &[12][..]),
+    ] {
+        let mut world = World::new();
+        let mut keeper = world.keeper(trainer.clone());
+        half(&world);
+        for after in [0, still] {
+            world.clock += Duration::from_secs(after);
+            // A copy that has begun keeps the look from being one.
+            keeper.look(world.clock, Writes::On);
+        }
+        world.clock += Duration::from_secs(60);
+        assert_eq!(world.end(&mut keeper, writes), taken, "{still} s, {writes:?}");
+    }
+    // Never seen before: the agent began when all was over.
+    let world = World::new();
+    half(&world);
+    assert_eq!(world.end(&mut world.keeper(trainer.clone()), Writes::CutOff), [] as [u64; 0]);
+    assert_eq!(world.end(&mut world.keeper(trainer), Writes::Finished), [12]);
+    // What else shows it to be whole shows it then too.
+    let world = World::new();
+    world.save("checkpoint-40");
+    assert_eq!(world.end(&mut world.keeper(json!({"kind": "trl"})), Writes::CutOff), [40]);
+    assert_eq!(Writes::of(true, Some(0)), Writes::Finished);
+    assert_eq!(
+        (Writes::of(true, Some(137)), Writes::of(true, None)),
+        (Writes::CutOff, Writes::CutOff)
+    );
+    assert_eq!(Writes::of(false, Some(0)), Writes::On);
 }

@@ -11,6 +11,7 @@ use super::Known;
 use super::events::{of_log, of_record};
 use super::last_word::{LastWord, last_word};
 use super::tool::{ToolBatch, ToolCursor, Trainer};
+use crate::adapters::keep::Writes;
 use crate::adapters::push::Pushes;
 use crate::core::Input;
 use crate::core::input::{Drained, Found, TrainerWord};
@@ -108,7 +109,8 @@ impl Reader {
                 break;
             }
         }
-        let (tool_read, taken) = self.read_tool(driver, ends)?;
+        let exit = known.and_then(|known| known.exit);
+        let (tool_read, taken) = self.read_tool(driver, Writes::of(ends, exit))?;
         read += tool_read;
         let checkpoints = self.checkpoints();
         if !ends {
@@ -127,7 +129,7 @@ impl Reader {
             return Ok(None);
         }
         if let Some(tool) = self.trainer.tool() {
-            let word = tool.last_word(known.and_then(|known| known.exit));
+            let word = tool.last_word(exit);
             if !tool.package(&word) {
                 return Ok(None);
             }
@@ -206,7 +208,7 @@ impl Reader {
     }
 
     /// Reads what a foreign tool leaves. How much that was, and whether no checkpoint is left to take.
-    fn read_tool(&mut self, driver: &Handle, ends: bool) -> Result<(usize, bool), Gone> {
+    fn read_tool(&mut self, driver: &Handle, writes: Writes) -> Result<(usize, bool), Gone> {
         let key = self.key("tool");
         let Some(tool) = self.trainer.tool() else { return Ok((0, true)) };
         let batch = match self.owed.take() {
@@ -220,7 +222,7 @@ impl Reader {
                         decode(stored.into_iter().next().flatten())
                     }
                 };
-                tool.read(&before, Instant::now(), ends)
+                tool.read(&before, Instant::now(), writes != Writes::On)
             }
         };
         let read = batch.events.len() + usize::from(batch.more);
@@ -238,7 +240,7 @@ impl Reader {
             }
         }
         self.tool_cursor = Some(batch.cursor);
-        Ok((read, tool.keep(Instant::now(), ends)))
+        Ok((read, tool.keep(Instant::now(), writes)))
     }
 
     fn read_logs(

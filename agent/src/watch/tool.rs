@@ -14,7 +14,7 @@ use super::passes::Passes;
 use super::printed::Printed;
 use super::told::{Kept, Told};
 use crate::adapters::job::{Telemetry, ToolJob, ToolKind};
-use crate::adapters::keep::Keeper;
+use crate::adapters::keep::{Keeper, Writes};
 use crate::adapters::push::Pushes;
 use crate::adapters::steering;
 use crate::adapters::trigger::{self, Intervals};
@@ -297,12 +297,12 @@ impl ToolReader {
     }
 
     /// Takes complete checkpoints away from the tool. Returns whether there is nothing left to take.
-    pub(super) fn keep(&mut self, now: Instant, ended: bool) -> bool {
-        let all = self.keeper.look(now, ended);
-        if !ended {
+    pub(super) fn keep(&mut self, now: Instant, writes: Writes) -> bool {
+        let all = self.keeper.look(now, writes);
+        if writes == Writes::On {
             self.ask_for_a_save(now);
         }
-        self.all_taken = ended && all;
+        self.all_taken = writes != Writes::On && all;
         all
     }
 

@@ -108,7 +108,7 @@ impl World {
         for entry in fs::read_dir(saved).expect("the fixture").flatten() {
             fs::copy(entry.path(), place.join(entry.file_name())).expect("copied");
         }
-        while !self.reader.keep(self.clock, true) {
+        while !self.reader.keep(self.clock, Writes::Finished) {
             std::thread::yield_now();
         }
     }
@@ -300,7 +300,7 @@ fn a_tool_that_can_be_asked_is_asked_for_a_checkpoint_when_one_is_due() {
     let asked = world.dirs.output().join(trigger::AXOLOTL);
     let look = |world: &mut World, after| {
         world.clock += Duration::from_secs(after);
-        world.reader.keep(world.clock, false);
+        world.reader.keep(world.clock, Writes::On);
         asked.exists()
     };
     assert!(!look(&mut world, 600), "nothing is trained yet");
