@@ -14,7 +14,7 @@ use super::passes::Passes;
 use super::printed::Printed;
 use super::told::{Kept, Told};
 use crate::adapters::job::{Telemetry, ToolJob, ToolKind};
-use crate::adapters::keep::{Keeper, Writes};
+use crate::adapters::keep::{Keeper, Notice, Writes};
 use crate::adapters::push::Pushes;
 use crate::adapters::steering;
 use crate::adapters::trigger::{self, Intervals};
@@ -180,8 +180,21 @@ impl ToolReader {
             cursor.started = true;
             events.insert(0, (Now::read(), Payload::Start(start)));
         }
+        events.extend(self.notices());
         let more = more || self.state_rest.is_some();
         ToolBatch { events, cursor, more }
+    }
+
+    /// What the job's owner should know of its checkpoints.
+    fn notices(&mut self) -> Vec<(Now, Payload)> {
+        let notice = |Notice { code, message }: Notice| Payload::Notice {
+            attempt: self.id,
+            level: "warning".to_owned(),
+            code: code.to_owned(),
+            message,
+        };
+        let told = self.keeper.notices();
+        told.into_iter().map(|told| (Now::read(), notice(told))).collect()
     }
 
     /// Whether figures are taken from there.
@@ -356,7 +369,8 @@ impl ToolReader {
         if word.status != "completed" || exports.is_none_or(Vec::is_empty) {
             return true;
         }
-        self.keeper.package(word.step.unwrap_or_default())
+        // What is to be told of it goes along with the next look.
+        self.keeper.package(word.step.unwrap_or_default()) && self.keeper.is_silent()
     }
 }
 
