@@ -15,7 +15,9 @@ use super::render::saves::weights_only;
 use crate::tools::shards::{self, INDEX_NAME, MAX_INDEX_SIZE};
 use crate::tools::state::{MAX_STATE_SIZE, STATE_NAME, TrainerState};
 use crate::tools::{safetensors, zip_end};
-use crate::trainer::{Dir, Entry, EntryKind, FileError, RelPath, WalkBounds, open_file, step_of};
+use crate::trainer::{
+    Dir, Entry, EntryKind, FileError, MANIFEST_NAME, RelPath, WalkBounds, open_file, step_of,
+};
 
 /// How long nothing may have changed: longer than a save pauses between two files.
 pub const SETTLE: Duration = Duration::from_secs(3);
@@ -170,7 +172,8 @@ pub fn judge(output: &Dir, rule: &Rule, candidate: &Candidate) -> Result<(), Str
 
 fn custom(candidate: &Candidate, complete: &Complete) -> Result<(), String> {
     let entries = &candidate.entries;
-    if !entries.iter().any(|entry| entry.kind == EntryKind::File) {
+    let is_own = |entry: &Entry| entry.path.as_str() == MANIFEST_NAME;
+    if !entries.iter().any(|entry| entry.kind == EntryKind::File && !is_own(entry)) {
         return Err("it is empty".to_owned());
     }
     match complete {

@@ -272,7 +272,7 @@ fn name_of(step: Step) -> String {
 
 /// Opens all of a checkpoint.
 fn begin(output: &Dir, candidate: &Candidate) -> Result<Take, KeepError> {
-    let entries = candidate.entries.iter().filter(|entry| entry.kind == EntryKind::File);
+    let entries = candidate.entries.iter().filter(|entry| is_kept(entry));
     let files = if candidate.folder {
         let dir = output.dir(&candidate.path)?;
         all_opened(&dir.ok_or_else(|| KeepError::Gone(candidate.path.clone()))?, entries)?

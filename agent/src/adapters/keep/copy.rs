@@ -10,7 +10,7 @@ use hone_proto::quantity::Bytes;
 use serde_json::{Value, json};
 
 use crate::tools::state::{MAX_STATE_SIZE, STATE_NAME};
-use crate::trainer::{FileError, MANIFEST_NAME, PlainFile, RelPath};
+use crate::trainer::{FileError, MANIFEST_NAME, NativeManifest, PlainFile, RelPath};
 
 /// Largest description of an adapter.
 const MAX_CONFIG: Bytes = Bytes::mib(1);
@@ -28,6 +28,8 @@ pub(super) enum KeepError {
     Changed(String),
     #[error("it cannot be copied")]
     Thread(#[source] io::Error),
+    #[error("it would not count: {0}")]
+    Manifest(&'static str),
 }
 
 /// Files to copy under one name.
@@ -75,6 +77,8 @@ fn copy_aside(kept: &Path, aside: &Path, take: &Take) -> Result<(), KeepError> {
     }
     let manifest =
         json!({"v": 1, "step": take.step.get(), "kind": take.kind, "files": listed}).to_string();
+    // What nobody would accept later, such as names that differ in case alone, is told now.
+    NativeManifest::parse(manifest.as_bytes()).map_err(KeepError::Manifest)?;
     let place = aside.join(MANIFEST_NAME);
     write_synced(&place, manifest.as_bytes()).map_err(of(&place))?;
     let named = kept.join(&take.name);

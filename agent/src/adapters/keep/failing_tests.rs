@@ -99,3 +99,23 @@ fn a_copy_that_fails_is_tried_again_and_given_up_once_the_tool_has_ended() {
     );
     assert!(keeper.package(Step::new(40)) && keeper.is_silent());
 }
+
+#[test]
+fn a_manifest_of_hones_in_a_tools_checkpoint_is_not_copied_and_what_cannot_count_is_told() {
+    let marker = json!({"path": "ckpt-{step}", "complete": {"marker": "DONE"}});
+    let trainer = json!({"kind": "custom", "checkpoint": marker});
+    let world = World::new();
+    let mut keeper = world.keeper(trainer);
+    for (step, names) in [(7, &["weights", MANIFEST_NAME, "DONE"]), (8, &["A", "a", "DONE"])] {
+        let place = world.dirs.output().join(format!("ckpt-{step}"));
+        fs::create_dir_all(&place).expect("made");
+        for name in names {
+            fs::write(place.join(name), *name).expect("written");
+        }
+    }
+    assert!(looks(&world, &mut keeper, 10));
+    let kept: Vec<_> = kept_in(&world.dirs).into_iter().map(|(step, _)| step.get()).collect();
+    assert_eq!(kept, [7]);
+    let told = keeper.notices();
+    assert!(told.len() == 1 && told[0].message.contains("step 8"), "{told:?}");
+}
