@@ -2,7 +2,9 @@
 //! in a folder that has its final name from the start, the state file last, and rotation takes them away again with the
 //! state file last. So a folder counts only when every part agrees and nothing in it has changed for a while.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod search;
+
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,21 +12,18 @@ use hone_proto::id::Step;
 use hone_proto::pattern::PathPattern;
 use hone_proto::quantity::Bytes;
 
+pub use self::search::{Candidate, Found, candidates};
 use super::job::{Complete, ToolJob};
 use super::render::saves::weights_only;
 use crate::tools::shards::{self, INDEX_NAME, MAX_INDEX_SIZE};
 use crate::tools::state::{MAX_STATE_SIZE, STATE_NAME, TrainerState};
 use crate::tools::{safetensors, zip_end};
-use crate::trainer::{
-    Dir, Entry, EntryKind, FileError, MANIFEST_NAME, RelPath, WalkBounds, open_file, step_of,
-};
+use crate::trainer::{Dir, Entry, EntryKind, MANIFEST_NAME, RelPath, WalkBounds, open_file};
 
 /// How long nothing may have changed: longer than a save pauses between two files.
 pub const SETTLE: Duration = Duration::from_secs(3);
 /// What a checkpoint may hold.
 pub const BOUNDS: WalkBounds = WalkBounds { depth: 8, entries: 10_000 };
-/// Entries of an output folder that are looked at.
-const MAX_ENTRIES: usize = 10_000;
 /// Hugging Face's own mark of a save that is under way.
 const UNDER_WAY: &str = "checkpoint-is-incomplete.txt";
 /// Weights in one file, by method.
@@ -103,56 +102,6 @@ impl Rule {
             self.learn(&entries);
         }
     }
-}
-
-/// A folder, or a file, that may be a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
-    /// Its step, as its name says.
-    pub step: Step,
-    /// Its place in the output.
-    pub path: RelPath,
-    /// Whether it is a folder; else it is one file.
-    pub folder: bool,
-    /// Names, sizes and times of what it holds: as long as these stay, nothing has changed.
-    pub entries: Vec<Entry>,
-}
-
-/// Everything in the output that may be a checkpoint, earliest step first. Nothing of it is read.
-///
-/// # Errors
-/// When the output cannot be read.
-pub fn candidates(output: &Dir, rule: &Rule) -> Result<Vec<Candidate>, FileError> {
-    let mut found = BTreeMap::new();
-    match rule {
-        Rule::None => {}
-        Rule::HuggingFace(_) => {
-            for path in output.subdirectories(MAX_ENTRIES)? {
-                let Some(step) = step_of(path.as_str()) else { continue };
-                let entries = walked(output, &path)?;
-                found.insert(step, Candidate { step, path, folder: true, entries });
-            }
-        }
-        Rule::Custom { path: pattern, .. } => {
-            for entry in output.walk(BOUNDS)? {
-                let Some(position) = pattern.position(entry.path.as_str()) else { continue };
-                let Some(step) = position.step.or(position.epoch).map(Step::new) else { continue };
-                let path = entry.path.clone();
-                let folder = entry.kind == EntryKind::Directory;
-                let entries = match entry.kind {
-                    EntryKind::Directory => walked(output, &path)?,
-                    EntryKind::File => vec![entry],
-                    EntryKind::Other => continue,
-                };
-                found.insert(step, Candidate { step, path, folder, entries });
-            }
-        }
-    }
-    Ok(found.into_values().collect())
-}
-
-fn walked(output: &Dir, path: &RelPath) -> Result<Vec<Entry>, FileError> {
-    output.dir(path)?.map_or_else(|| Ok(Vec::new()), |dir| dir.walk(BOUNDS))
 }
 
 /// Whether a candidate is a checkpoint as it is now.

@@ -20,7 +20,7 @@ use self::copy::{KeepError, Take, copy};
 use self::package::Package;
 pub use self::told::Notice;
 use self::told::Told;
-use super::complete::{BOUNDS, Candidate, Rule, candidates, judge};
+use super::complete::{BOUNDS, Candidate, Found, Rule, candidates, judge};
 use super::job::ToolJob;
 use super::steering;
 use crate::layout::AttemptDirs;
@@ -75,6 +75,8 @@ pub struct Keeper {
     taking: Option<Taking>,
     package: Package,
     told: Told,
+    /// What cannot be listed, since when.
+    faults: BTreeMap<RelPath, Instant>,
 }
 
 /// A candidate as it was when it changed last.
@@ -83,8 +85,8 @@ struct Seen {
     entries: Vec<Entry>,
     first: Instant,
     since: Instant,
-    /// It was judged as it is, and is no checkpoint.
-    wanting: bool,
+    /// It was judged as it is, and is no checkpoint: what it lacks.
+    wanting: Option<String>,
     /// Copies of it that failed since it changed last, or since the tool has ended.
     failed: u32,
     /// None is begun before.
@@ -117,6 +119,7 @@ impl Keeper {
             taking: None,
             package: Package::default(),
             told: Told::default(),
+            faults: BTreeMap::new(),
         }
     }
 
@@ -139,13 +142,19 @@ impl Keeper {
             return false;
         }
         let Ok(output) = Dir::open(&self.dirs.output()) else { return true };
-        let all = match candidates(&output, &self.rule) {
-            Ok(all) => all,
+        let Found { candidates: all, faults } = match candidates(&output, &self.rule) {
+            Ok(found) => found,
             Err(error) => {
-                tracing::debug!("the tool's output cannot be read: {error}");
+                let why = error.to_string();
+                self.told.tell(
+                    "checkpoints_unreadable",
+                    &why,
+                    format!("no checkpoint is taken: {why}"),
+                );
                 return true;
             }
         };
+        self.tell_faults(faults, now, writes);
         self.seen.retain(|step, _| all.iter().any(|candidate| candidate.step == *step));
         if writes == Writes::On {
             self.running = Some(now);
@@ -154,12 +163,17 @@ impl Keeper {
         }
         for candidate in all {
             let step = candidate.step;
-            if self.done.contains(&step) || !self.is_due(&candidate, now, writes) {
+            if self.done.contains(&step) {
+                continue;
+            }
+            if !self.is_due(&candidate, now, writes) {
+                self.tell_wanting(step, now, writes);
                 continue;
             }
             if let Err(why) = judge(&output, &self.rule, &candidate) {
                 tracing::debug!(%step, "no checkpoint as it is: {why}");
-                self.seen.entry(step).and_modify(|seen| seen.wanting = true);
+                self.seen.entry(step).and_modify(|seen| seen.wanting = Some(why));
+                self.tell_wanting(step, now, writes);
                 continue;
             }
             self.rule.learn(&candidate.entries);
@@ -187,7 +201,8 @@ impl Keeper {
     /// Whether a candidate is to be judged: it has been as it is for long enough, and was not found wanting so.
     fn is_due(&mut self, candidate: &Candidate, now: Instant, writes: Writes) -> bool {
         let seen = self.seen_now(candidate, now);
-        let Seen { wanting, since, failed, again, .. } = *seen;
+        let (wanting, since, failed, again) =
+            (seen.wanting.is_some(), seen.since, seen.failed, seen.again);
         let settle = self.rule.settle();
         let still = |until: Instant| until.saturating_duration_since(since) >= settle;
         !wanting
@@ -204,7 +219,7 @@ impl Keeper {
     fn seen_now(&mut self, candidate: &Candidate, now: Instant) -> &mut Seen {
         let new = |first| {
             let entries = candidate.entries.clone();
-            Seen { entries, first, since: now, wanting: false, failed: 0, again: now }
+            Seen { entries, first, since: now, wanting: None, failed: 0, again: now }
         };
         let seen = self.seen.entry(candidate.step).or_insert_with(|| new(now));
         if seen.entries != candidate.entries {

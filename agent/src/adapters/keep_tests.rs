@@ -102,7 +102,7 @@ fn what_the_tool_removes_while_it_is_copied_is_taken_whole_and_what_it_rewrites_
     let output = Dir::open(&world.dirs.output()).expect("opened");
     let opened = || {
         let found = candidates(&output, &rule).expect("listed");
-        begin(&output, &found[0]).expect("opened")
+        begin(&output, &found.candidates[0]).expect("opened")
     };
     let rewritten = opened();
     let weights = fs::read(place.join("adapter_model.safetensors")).expect("there");

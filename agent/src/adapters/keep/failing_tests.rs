@@ -25,6 +25,8 @@ fn a_checkpoint_that_only_stillness_speaks_for_must_have_been_still_before_its_t
         }
         world.clock += Duration::from_secs(60);
         assert_eq!(world.end(&mut keeper, writes), taken, "{still} s, {writes:?}");
+        let told: Vec<_> = keeper.notices().into_iter().map(|told| told.code).collect();
+        assert_eq!(told.is_empty(), !taken.is_empty(), "its owner must know: {told:?}");
     }
     // Never seen before: the agent began when all was over.
     let world = World::new();
@@ -118,4 +120,36 @@ fn a_manifest_of_hones_in_a_tools_checkpoint_is_not_copied_and_what_cannot_count
     assert_eq!(kept, [7]);
     let told = keeper.notices();
     assert!(told.len() == 1 && told[0].message.contains("step 8"), "{told:?}");
+}
+
+#[test]
+fn what_is_not_taken_hides_nothing_else_and_its_reason_is_told_once() {
+    let wish = json!({"path": "run*/ckpt-{step}", "complete": {"marker": "DONE"}});
+    let mut world = World::new();
+    let mut keeper = world.keeper(json!({"kind": "custom", "checkpoint": wish}));
+    let output = world.dirs.output();
+    let put = |path: &str| {
+        let path = output.join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, "x").expect("written");
+    };
+    // More than is ever looked at.
+    put("run1/ckpt-1/0");
+    for n in 1..=BOUNDS.entries {
+        fs::write(output.join(format!("run1/ckpt-1/{n}")), "").expect("written");
+    }
+    std::os::unix::fs::symlink("ckpt-1", output.join("run1/ckpt-2")).expect("linked");
+    for step in [3, 4] {
+        put(&format!("run1/ckpt-{step}/weights"));
+    }
+    ["run1/ckpt-5/weights", "run1/ckpt-5/DONE", "run2/ckpt-6/DONE"].into_iter().for_each(put);
+    keeper.look(world.clock, Writes::On);
+    assert_eq!(keeper.notices(), [], "it may be in the midst of something");
+    assert_eq!(world.settle(&mut keeper), [5, 6]);
+    let told = keeper.notices();
+    let of = |what: &str| told.iter().filter(|told| told.message.contains(what)).count();
+    assert_eq!((of("more than 10000"), of("neither a file nor a folder")), (1, 1), "{told:?}");
+    assert_eq!((of("its marker is not there"), told.len()), (1, 3), "{told:?}");
+    world.settle(&mut keeper);
+    assert_eq!(keeper.notices(), [], "each once");
 }
