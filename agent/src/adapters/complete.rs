@@ -227,6 +227,10 @@ impl Ranks {
         if let Some((rank, _)) = behind {
             return Err(format!("rng_state_{rank}.pth is missing"));
         }
+        // A process that trains alone gives its file no number.
+        if self.random.len() == 1 && known.is_none_or(|known| known < 2) {
+            return Err("rank 0 alone has saved its random state".to_owned());
+        }
         match known.filter(|known| *known > self.count()) {
             Some(known) => Err(format!("{} of {known} ranks have saved", self.count())),
             None => Ok(()),

@@ -208,6 +208,15 @@ fn every_rank_that_is_known_of_must_have_saved() {
     random(&place, 1..2);
     assert_eq!(world.settle(&mut keeper), [40]);
 
+    // Nobody knows how many there are, but a number in the name says that it was not one alone.
+    let mut world = World::new();
+    let mut keeper = world.keeper(json!({"kind": "hf"}));
+    let place = world.save("checkpoint-40");
+    random(&place, 0..1);
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "another rank is behind");
+    random(&place, 1..2);
+    assert_eq!(world.settle(&mut keeper), [40]);
+
     // A script started three; the first checkpoint shows it, also to another life of the agent.
     let mut world = World::new();
     let mut keeper = world.keeper(json!({"kind": "hf"}));
