@@ -27,8 +27,19 @@ pub const BOUNDS: WalkBounds = WalkBounds { depth: 8, entries: 10_000 };
 /// Hugging Face's own mark of a save that is under way.
 const UNDER_WAY: &str = "checkpoint-is-incomplete.txt";
 /// Weights in one file, by method.
-const WEIGHTS: [&str; 3] =
-    ["adapter_model.safetensors", "model.safetensors", "pytorch_model_fsdp.bin"];
+const WEIGHTS: [&str; 5] = [
+    "adapter_model.safetensors",
+    "model.safetensors",
+    "pytorch_model_fsdp.bin",
+    // With `save_safetensors: false`, which Transformers knew before 5.0.
+    "adapter_model.bin",
+    "pytorch_model.bin",
+];
+/// Files of this ending that PyTorch wrote begin so; others, such as those of tokenizers, are no archives.
+const PICKLED: [&str; 5] =
+    ["adapter_model", "pytorch_model", "optimizer", "scheduler", "training_args"];
+/// The file that names those of [`WEIGHTS`] that are no safetensors, when they are several.
+const PICKLED_INDEX_NAME: &str = "pytorch_model.bin.index.json";
 /// Largest `latest` of DeepSpeed: the name of a folder.
 const MAX_LATEST: Bytes = Bytes::new(4096);
 
@@ -146,16 +157,21 @@ fn hugging_face(dir: &Dir, entries: &[Entry], step: Step, saves: Saves) -> Resul
         return Err(format!("{STATE_NAME} is of step {}", state.global_step));
     }
     let ranks = Ranks::of(entries);
+    let own = deepspeed(dir, entries)?;
+    let has_own_weights = own.is_some_and(|own| own.weights);
     if ranks.weights != Some(true) {
-        weights(dir, &has)?;
+        weights(dir, &has, has_own_weights)?;
     }
     if !saves.weights_only {
-        training_state(dir, entries, &ranks)?;
+        // DeepSpeed may keep both among its own.
+        if own.is_none() {
+            training_state(&has, &ranks)?;
+        }
         ranks.random_states(saves.ranks)?;
     }
     for entry in entries {
         let path = entry.path.as_str();
-        if (path.ends_with(".pt") || path.ends_with(".pth")) && !whole_archive(dir, &entry.path)? {
+        if is_archive(path) && !whole_archive(dir, &entry.path)? {
             return Err(format!("{path} is cut off"));
         }
         if path.ends_with(".safetensors") {
@@ -166,12 +182,7 @@ fn hugging_face(dir: &Dir, entries: &[Entry], step: Step, saves: Saves) -> Resul
 }
 
 /// Whether the state of optimizer and schedule is there: without it a run would go on with fresh ones, and say nothing.
-fn training_state(dir: &Dir, entries: &[Entry], ranks: &Ranks) -> Result<(), String> {
-    let has = |name: &str| entries.iter().any(|entry| entry.path.as_str() == name);
-    // DeepSpeed may keep both among its own.
-    if deepspeed(dir, entries)? {
-        return Ok(());
-    }
+fn training_state(has: &impl Fn(&str) -> bool, ranks: &Ranks) -> Result<(), String> {
     if !has("scheduler.pt") {
         return Err("scheduler.pt is missing: nothing could go on exactly from here".to_owned());
     }
@@ -238,31 +249,42 @@ impl Ranks {
     }
 }
 
-/// Whether DeepSpeed's own folder holds the training state: the file `latest`, which it writes last, names it.
-fn deepspeed(dir: &Dir, entries: &[Entry]) -> Result<bool, String> {
+/// DeepSpeed's own folder, which holds the training state.
+#[derive(Debug, Clone, Copy)]
+struct DeepSpeed {
+    /// It holds weights as well. With ZeRO-3 they are nowhere else, unless they are gathered for each save.
+    weights: bool,
+}
+
+/// DeepSpeed's own folder, where there is one: the file `latest`, which it writes last, names it.
+fn deepspeed(dir: &Dir, entries: &[Entry]) -> Result<Option<DeepSpeed>, String> {
     if !entries.iter().any(|entry| entry.path.as_str().starts_with("global_step")) {
-        return Ok(false);
+        return Ok(None);
     }
     let latest = read(dir, "latest", MAX_LATEST)?;
     let name = String::from_utf8_lossy(&latest);
     let within = format!("{}/", name.trim());
-    let holds =
-        |entry: &Entry| entry.kind == EntryKind::File && entry.path.as_str().starts_with(&within);
-    if entries.iter().any(holds) {
-        return Ok(true);
+    let holds = |ending: &str| {
+        entries.iter().filter(|entry| entry.kind == EntryKind::File).any(|entry| {
+            let path = entry.path.as_str();
+            path.starts_with(&within) && path.ends_with(ending)
+        })
+    };
+    if holds("") {
+        return Ok(Some(DeepSpeed { weights: holds("_model_states.pt") }));
     }
     Err(format!("the folder {} that `latest` names is not there", name.trim()))
 }
 
-fn weights(dir: &Dir, has: &impl Fn(&str) -> bool) -> Result<(), String> {
+fn weights(dir: &Dir, has: &impl Fn(&str) -> bool, elsewhere: bool) -> Result<(), String> {
     if WEIGHTS.iter().any(|name| has(name)) {
         return Ok(());
     }
-    if !has(INDEX_NAME) {
-        return Err("its weights are missing".to_owned());
-    }
-    let names = shards::names(&read(dir, INDEX_NAME, MAX_INDEX_SIZE)?)
-        .map_err(|error| format!("{INDEX_NAME}: {error}"))?;
+    let Some(index) = [INDEX_NAME, PICKLED_INDEX_NAME].into_iter().find(|name| has(name)) else {
+        return if elsewhere { Ok(()) } else { Err("its weights are missing".to_owned()) };
+    };
+    let names = shards::names(&read(dir, index, MAX_INDEX_SIZE)?)
+        .map_err(|error| format!("{index}: {error}"))?;
     let missing = names.into_iter().find(|name| !has(name));
     missing.map_or(Ok(()), |name| Err(format!("{name} is missing")))
 }
@@ -270,6 +292,12 @@ fn weights(dir: &Dir, has: &impl Fn(&str) -> bool) -> Result<(), String> {
 fn read(dir: &Dir, name: &'static str, limit: Bytes) -> Result<Vec<u8>, String> {
     let file = open_file(dir, &RelPath::constant(name))?;
     file.read_all(limit).map_err(|error| error.to_string())
+}
+
+/// Whether PyTorch wrote it, as an archive.
+fn is_archive(path: &str) -> bool {
+    let pickled = || PICKLED.iter().any(|name| path.starts_with(name));
+    path.ends_with(".pt") || path.ends_with(".pth") || (path.ends_with(".bin") && pickled())
 }
 
 fn whole_archive(dir: &Dir, path: &RelPath) -> Result<bool, String> {

@@ -302,7 +302,7 @@ fn begin(output: &Dir, candidate: &Candidate) -> Result<Take, KeepError> {
 
 /// What weights are: an adapter's, or all, in the word for these.
 fn kind_of(files: &[(String, PlainFile)], all: &'static str) -> &'static str {
-    let adapter = files.iter().any(|(name, _)| name == "adapter_model.safetensors");
+    let adapter = files.iter().any(|(name, _)| name.starts_with("adapter_model."));
     if adapter { "adapter" } else { all }
 }
 

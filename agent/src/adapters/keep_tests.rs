@@ -307,3 +307,48 @@ fn a_package_holds_no_training_state_and_names_its_base_as_people_do() {
     let config = fs::read_to_string(package.join("adapter_config.json")).expect("there");
     assert!(config.contains(r#""base_model_name_or_path":"org/base""#), "{config}");
 }
+
+#[test]
+fn weights_count_in_every_form_in_which_they_are_saved_and_cut_off_in_none() {
+    let archive = fs::read(Path::new(FIXTURE).join("optimizer.pt")).expect("there");
+    let put = |place: &Path, name: &str, content: &[u8]| {
+        let path = place.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, content).expect("written");
+    };
+    let index = br#"{"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}"#;
+    let own = "global_step40/zero_pp_rank_0_mp_rank_00_model_states.pt";
+    // (the file with the weights, others that go along)
+    for (name, others) in [
+        ("pytorch_model.bin", &[][..]),
+        ("adapter_model.bin", &[]),
+        ("pytorch_model_fsdp.bin", &[]),
+        ("pytorch_model-00001-of-00001.bin", &[("pytorch_model.bin.index.json", &index[..])]),
+        (own, &[("latest", b"global_step40")]),
+    ] {
+        let mut world = World::new();
+        let mut keeper = world.keeper(json!({"kind": "hf"}));
+        let place = world.save("checkpoint-40");
+        fs::remove_file(place.join("adapter_model.safetensors")).expect("gone");
+        others.iter().for_each(|(name, content)| put(&place, name, content));
+        put(&place, name, &archive[..archive.len() / 2]);
+        assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "{name} is cut off");
+        put(&place, name, &archive);
+        assert_eq!(world.settle(&mut keeper), [40], "{name}");
+    }
+    // What DeepSpeed keeps of an optimizer is no model, and a tokenizer's file is no archive.
+    let mut world = World::new();
+    let mut keeper = world.keeper(json!({"kind": "hf"}));
+    let place = world.save("checkpoint-40");
+    put(&place, "tokenizer.bin", b"words");
+    put(&place, "optimizer.bin", &archive[..9]);
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "the optimizer is cut off");
+    put(&place, "optimizer.bin", &archive);
+    let weights = place.join("adapter_model.safetensors");
+    fs::rename(&weights, place.join("aside")).expect("renamed");
+    put(&place, "global_step40/zero_pp_rank_0_mp_rank_00_optim_states.pt", &archive);
+    put(&place, "latest", b"global_step40");
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "it has no weights");
+    fs::rename(place.join("aside"), &weights).expect("renamed");
+    assert_eq!(world.settle(&mut keeper), [40]);
+}
