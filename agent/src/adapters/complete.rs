@@ -20,8 +20,11 @@ use crate::tools::state::{MAX_STATE_SIZE, STATE_NAME, TrainerState};
 use crate::tools::{safetensors, zip_end};
 use crate::trainer::{Dir, Entry, EntryKind, MANIFEST_NAME, RelPath, WalkBounds, open_file};
 
-/// How long nothing may have changed: longer than a save pauses between two files.
+/// How long nothing may have changed, at least: longer than a quick save pauses between two files.
 pub const SETTLE: Duration = Duration::from_secs(3);
+/// … and at most, where saves are slow: a tool that keeps few checkpoints removes one soon after the next is there, and
+/// what a whole one holds is looked at besides.
+const LONGEST_SETTLE: Duration = Duration::from_secs(30);
 /// What a checkpoint may hold.
 pub const BOUNDS: WalkBounds = WalkBounds { depth: 8, entries: 10_000 };
 /// Hugging Face's own mark of a save that is under way.
@@ -84,11 +87,14 @@ impl Rule {
         }
     }
 
-    /// How long nothing may have changed.
+    /// How long nothing may have changed, where the fastest save that was seen took so long: twice that, since a save
+    /// that is slow pauses for longer.
     #[must_use]
-    pub fn settle(&self) -> Duration {
+    pub fn settle(&self, fastest: Option<Duration>) -> Duration {
         match self {
-            Self::HuggingFace(_) | Self::None => SETTLE,
+            Self::HuggingFace(_) | Self::None => {
+                (2 * fastest.unwrap_or_default()).clamp(SETTLE, LONGEST_SETTLE)
+            }
             // A marker is written last; a moment shows that it is not being rewritten.
             Self::Custom { complete, .. } => complete.settle().unwrap_or(Duration::from_secs(1)),
         }

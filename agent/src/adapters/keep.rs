@@ -72,6 +72,8 @@ pub struct Keeper {
     ended: bool,
     /// How long the tool wrote its last checkpoint, as far as looks tell.
     save_took: Option<Duration>,
+    /// The shortest of these times.
+    fastest: Option<Duration>,
     taking: Option<Taking>,
     package: Package,
     told: Told,
@@ -116,6 +118,7 @@ impl Keeper {
             running: None,
             ended: false,
             save_took: None,
+            fastest: None,
             taking: None,
             package: Package::default(),
             told: Told::default(),
@@ -179,6 +182,7 @@ impl Keeper {
             self.rule.learn(&candidate.entries);
             self.done.insert(step);
             self.save_took = self.seen.get(&step).map(|seen| seen.since - seen.first);
+            self.fastest = self.fastest.into_iter().chain(self.save_took).min();
             match begin(&output, &candidate).and_then(|take| self.start(Some(step), take)) {
                 Ok(()) => return false,
                 Err(error) => self.failed(step, &error.to_string(), now),
@@ -203,7 +207,7 @@ impl Keeper {
         let seen = self.seen_now(candidate, now);
         let (wanting, since, failed, again) =
             (seen.wanting.is_some(), seen.since, seen.failed, seen.again);
-        let settle = self.rule.settle();
+        let settle = self.rule.settle(self.fastest);
         let still = |until: Instant| until.saturating_duration_since(since) >= settle;
         !wanting
             && match writes {
@@ -250,7 +254,7 @@ impl Keeper {
     fn failed(&mut self, step: Step, why: &str, now: Instant) {
         tracing::warn!(%step, "not taken: {why}");
         self.done.remove(&step);
-        let pause = self.rule.settle();
+        let pause = self.rule.settle(self.fastest);
         let Some(seen) = self.seen.get_mut(&step) else { return };
         seen.failed = seen.failed.saturating_add(1);
         seen.again = now + pause * (1 << seen.failed.min(MAX_DOUBLED));

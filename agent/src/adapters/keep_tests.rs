@@ -352,3 +352,29 @@ fn weights_count_in_every_form_in_which_they_are_saved_and_cut_off_in_none() {
     fs::rename(place.join("aside"), &weights).expect("renamed");
     assert_eq!(world.settle(&mut keeper), [40]);
 }
+
+#[test]
+fn the_slower_a_tool_saves_the_longer_a_checkpoint_must_be_still() {
+    // (seconds that the first save took, seconds that the second must be still)
+    for (took, still) in [(0, 3), (10, 20), (600, 30)] {
+        let mut world = World::new();
+        let mut keeper = world.keeper(json!({"kind": "trl"}));
+        let place = world.save("checkpoint-40");
+        let state = place.join("trainer_state.json");
+        let whole = fs::read_to_string(&state).expect("text");
+        fs::remove_file(&state).expect("not yet");
+        assert!(keeper.look(world.clock, Writes::On));
+        world.clock += Duration::from_secs(took);
+        fs::write(&state, &whole).expect("written");
+        assert!(keeper.look(world.clock, Writes::On));
+        assert_eq!(world.settle(&mut keeper), [40]);
+        let state = world.save("checkpoint-41").join("trainer_state.json");
+        let next = whole.replace("\"global_step\": 40", "\"global_step\": 41");
+        fs::write(state, next).expect("written");
+        assert!(keeper.look(world.clock, Writes::On));
+        world.clock += Duration::from_secs(still - 1);
+        assert!(keeper.look(world.clock, Writes::On), "{took}: it is taken too early");
+        world.clock += Duration::from_secs(1);
+        assert!(!keeper.look(world.clock, Writes::On), "{took}: it is not taken");
+    }
+}

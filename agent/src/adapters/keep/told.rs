@@ -77,7 +77,7 @@ impl Keeper {
             None if writes == Writes::CutOff && seen.failed == 0 => format!(
                 "its tool ended with an error less than {} s after the last change in it; a marker (trainer.checkpoint.\
                  complete.marker) would show that it is whole",
-                self.rule.settle().as_secs()
+                self.rule.settle(self.fastest).as_secs()
             ),
             None => return,
         };
