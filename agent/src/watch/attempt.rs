@@ -93,25 +93,8 @@ impl Reader {
         if matches!(self.trainer, Trainer::Unknown) {
             self.trainer = Trainer::of(self.id, &self.dirs, &self.pushes);
         }
-        let mut read = 0;
-        self.held_up = false;
-        loop {
-            let (now_read, more) = self.read_metrics(driver)?;
-            read += now_read;
-            if !more {
-                break;
-            }
-        }
-        loop {
-            let (now_read, more) = self.read_logs(driver, known, ends)?;
-            read += now_read;
-            if !more {
-                break;
-            }
-        }
         let exit = known.and_then(|known| known.exit);
-        let (tool_read, taken) = self.read_tool(driver, Writes::of(ends, exit))?;
-        read += tool_read;
+        let (read, taken) = self.read(driver, known, Writes::of(ends, exit))?;
         let checkpoints = self.checkpoints();
         if !ends {
             let mut checkpoints = checkpoints;
@@ -144,6 +127,33 @@ impl Reader {
             }
         }
         Ok(Some(self.drained(checkpoints, word)))
+    }
+
+    /// Reads all that is new. How much that was, and whether no checkpoint is left to take.
+    fn read(
+        &mut self,
+        driver: &Handle,
+        known: Option<&Known>,
+        writes: Writes,
+    ) -> Result<(usize, bool), Gone> {
+        let mut read = 0;
+        self.held_up = false;
+        loop {
+            let (now_read, more) = self.read_metrics(driver)?;
+            read += now_read;
+            if !more {
+                break;
+            }
+        }
+        loop {
+            let (now_read, more) = self.read_logs(driver, known, writes != Writes::On)?;
+            read += now_read;
+            if !more {
+                break;
+            }
+        }
+        let (tool_read, taken) = self.read_tool(driver, writes)?;
+        Ok((read + tool_read, taken))
     }
 
     fn key(&self, what: &str) -> String {
