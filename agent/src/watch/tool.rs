@@ -10,11 +10,12 @@ use hone_proto::id::{AttemptId, Step};
 use hone_proto::time::Now;
 use serde::{Deserialize, Serialize};
 
+use super::events::of_notice;
 use super::passes::Passes;
 use super::printed::Printed;
 use super::told::{Kept, Told};
 use crate::adapters::job::{Telemetry, ToolJob, ToolKind};
-use crate::adapters::keep::{Keeper, Notice, Writes};
+use crate::adapters::keep::{Keeper, Writes};
 use crate::adapters::push::Pushes;
 use crate::adapters::steering;
 use crate::adapters::trigger::{self, Intervals};
@@ -180,21 +181,9 @@ impl ToolReader {
             cursor.started = true;
             events.insert(0, (Now::read(), Payload::Start(start)));
         }
-        events.extend(self.notices());
+        events.extend(self.keeper.notices().into_iter().map(|told| of_notice(self.id, told)));
         let more = more || self.state_rest.is_some();
         ToolBatch { events, cursor, more }
-    }
-
-    /// What the job's owner should know of its checkpoints.
-    fn notices(&mut self) -> Vec<(Now, Payload)> {
-        let notice = |Notice { code, message }: Notice| Payload::Notice {
-            attempt: self.id,
-            level: "warning".to_owned(),
-            code: code.to_owned(),
-            message,
-        };
-        let told = self.keeper.notices();
-        told.into_iter().map(|told| (Now::read(), notice(told))).collect()
     }
 
     /// Whether figures are taken from there.
