@@ -276,7 +276,7 @@ impl Keeper {
 impl Seen {
     /// Once the tool has ended: whether a copy failed and is tried again.
     const fn is_due_again(&self) -> bool {
-        self.failed > 0 && self.failed < TRIES
+        self.failed > 0 && self.failed < TRIES && self.wanting.is_none()
     }
 }
 

@@ -103,6 +103,23 @@ fn a_copy_that_fails_is_tried_again_and_given_up_once_the_tool_has_ended() {
 }
 
 #[test]
+fn what_is_no_checkpoint_any_more_is_not_tried_again() {
+    let world = World::new();
+    let kept = world.dirs.kept();
+    fs::remove_dir_all(&kept).and_then(|()| fs::write(&kept, "")).expect("in the way");
+    let mut keeper = world.keeper(json!({"kind": "trl"}));
+    let state = world.save("checkpoint-40").join("trainer_state.json");
+    assert!(!keeper.look(world.clock, Writes::CutOff), "it is copied");
+    // Its size and time stay, as where the disk fails.
+    let modified = fs::metadata(&state).and_then(|state| state.modified()).expect("a time");
+    let text = fs::read_to_string(&state).expect("text");
+    fs::write(&state, text.replace("\"global_step\": 40", "\"global_step\": 41")).expect("written");
+    let file = fs::File::options().write(true).open(&state).expect("opened");
+    file.set_modified(modified).expect("set");
+    assert!(looks(&world, &mut keeper, 10), "its attempt never ends");
+}
+
+#[test]
 fn a_manifest_of_hones_in_a_tools_checkpoint_is_not_copied_and_what_cannot_count_is_told() {
     let marker = json!({"path": "ckpt-{step}", "complete": {"marker": "DONE"}});
     let trainer = json!({"kind": "custom", "checkpoint": marker});
