@@ -2,7 +2,9 @@
 //! in a folder that has its final name from the start, the state file last, and rotation takes them away again with the
 //! state file last. So a folder counts only when every part agrees and nothing in it has changed for a while.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod search;
+
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,24 +12,37 @@ use hone_proto::id::Step;
 use hone_proto::pattern::PathPattern;
 use hone_proto::quantity::Bytes;
 
+pub use self::search::{Candidate, Found, candidates};
 use super::job::{Complete, ToolJob};
 use super::render::saves::weights_only;
 use crate::tools::shards::{self, INDEX_NAME, MAX_INDEX_SIZE};
 use crate::tools::state::{MAX_STATE_SIZE, STATE_NAME, TrainerState};
 use crate::tools::{safetensors, zip_end};
-use crate::trainer::{Dir, Entry, EntryKind, FileError, RelPath, WalkBounds, open_file, step_of};
+use crate::trainer::{Dir, Entry, EntryKind, MANIFEST_NAME, RelPath, WalkBounds, open_file};
 
-/// How long nothing may have changed: longer than a save pauses between two files.
+/// How long nothing may have changed, at least: longer than a quick save pauses between two files.
 pub const SETTLE: Duration = Duration::from_secs(3);
+/// … and at most, where saves are slow: a tool that keeps few checkpoints removes one soon after the next is there, and
+/// what a whole one holds is looked at besides.
+const LONGEST_SETTLE: Duration = Duration::from_secs(30);
 /// What a checkpoint may hold.
 pub const BOUNDS: WalkBounds = WalkBounds { depth: 8, entries: 10_000 };
-/// Entries of an output folder that are looked at.
-const MAX_ENTRIES: usize = 10_000;
 /// Hugging Face's own mark of a save that is under way.
 const UNDER_WAY: &str = "checkpoint-is-incomplete.txt";
 /// Weights in one file, by method.
-const WEIGHTS: [&str; 3] =
-    ["adapter_model.safetensors", "model.safetensors", "pytorch_model_fsdp.bin"];
+const WEIGHTS: [&str; 5] = [
+    "adapter_model.safetensors",
+    "model.safetensors",
+    "pytorch_model_fsdp.bin",
+    // With `save_safetensors: false`, which Transformers knew before 5.0.
+    "adapter_model.bin",
+    "pytorch_model.bin",
+];
+/// Files of this ending that PyTorch wrote begin so; others, such as those of tokenizers, are no archives.
+const PICKLED: [&str; 5] =
+    ["adapter_model", "pytorch_model", "optimizer", "scheduler", "training_args"];
+/// The file that names those of [`WEIGHTS`] that are no safetensors, when they are several.
+const PICKLED_INDEX_NAME: &str = "pytorch_model.bin.index.json";
 /// Largest `latest` of DeepSpeed: the name of a folder.
 const MAX_LATEST: Bytes = Bytes::new(4096);
 
@@ -72,14 +87,23 @@ impl Rule {
         }
     }
 
-    /// How long nothing may have changed.
+    /// How long nothing may have changed, where the fastest save that was seen took so long: twice that, since a save
+    /// that is slow pauses for longer.
     #[must_use]
-    pub fn settle(&self) -> Duration {
+    pub fn settle(&self, fastest: Option<Duration>) -> Duration {
         match self {
-            Self::HuggingFace(_) | Self::None => SETTLE,
+            Self::HuggingFace(_) | Self::None => {
+                (2 * fastest.unwrap_or_default()).clamp(SETTLE, LONGEST_SETTLE)
+            }
             // A marker is written last; a moment shows that it is not being rewritten.
             Self::Custom { complete, .. } => complete.settle().unwrap_or(Duration::from_secs(1)),
         }
+    }
+
+    /// Whether nothing but its being still shows that one is whole: what is cut off is as still as what is finished.
+    #[must_use]
+    pub const fn is_stillness(&self) -> bool {
+        matches!(self, Self::Custom { complete: Complete::SettledS(_), .. })
     }
 
     /// Takes note of how many processes saved a checkpoint that was found whole: later ones are of as many.
@@ -95,56 +119,6 @@ impl Rule {
             self.learn(&entries);
         }
     }
-}
-
-/// A folder, or a file, that may be a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
-    /// Its step, as its name says.
-    pub step: Step,
-    /// Its place in the output.
-    pub path: RelPath,
-    /// Whether it is a folder; else it is one file.
-    pub folder: bool,
-    /// Names, sizes and times of what it holds: as long as these stay, nothing has changed.
-    pub entries: Vec<Entry>,
-}
-
-/// Everything in the output that may be a checkpoint, earliest step first. Nothing of it is read.
-///
-/// # Errors
-/// When the output cannot be read.
-pub fn candidates(output: &Dir, rule: &Rule) -> Result<Vec<Candidate>, FileError> {
-    let mut found = BTreeMap::new();
-    match rule {
-        Rule::None => {}
-        Rule::HuggingFace(_) => {
-            for path in output.subdirectories(MAX_ENTRIES)? {
-                let Some(step) = step_of(path.as_str()) else { continue };
-                let entries = walked(output, &path)?;
-                found.insert(step, Candidate { step, path, folder: true, entries });
-            }
-        }
-        Rule::Custom { path: pattern, .. } => {
-            for entry in output.walk(BOUNDS)? {
-                let Some(position) = pattern.position(entry.path.as_str()) else { continue };
-                let Some(step) = position.step.or(position.epoch).map(Step::new) else { continue };
-                let path = entry.path.clone();
-                let folder = entry.kind == EntryKind::Directory;
-                let entries = match entry.kind {
-                    EntryKind::Directory => walked(output, &path)?,
-                    EntryKind::File => vec![entry],
-                    EntryKind::Other => continue,
-                };
-                found.insert(step, Candidate { step, path, folder, entries });
-            }
-        }
-    }
-    Ok(found.into_values().collect())
-}
-
-fn walked(output: &Dir, path: &RelPath) -> Result<Vec<Entry>, FileError> {
-    output.dir(path)?.map_or_else(|| Ok(Vec::new()), |dir| dir.walk(BOUNDS))
 }
 
 /// Whether a candidate is a checkpoint as it is now.
@@ -164,7 +138,8 @@ pub fn judge(output: &Dir, rule: &Rule, candidate: &Candidate) -> Result<(), Str
 
 fn custom(candidate: &Candidate, complete: &Complete) -> Result<(), String> {
     let entries = &candidate.entries;
-    if !entries.iter().any(|entry| entry.kind == EntryKind::File) {
+    let is_own = |entry: &Entry| entry.path.as_str() == MANIFEST_NAME;
+    if !entries.iter().any(|entry| entry.kind == EntryKind::File && !is_own(entry)) {
         return Err("it is empty".to_owned());
     }
     match complete {
@@ -188,16 +163,21 @@ fn hugging_face(dir: &Dir, entries: &[Entry], step: Step, saves: Saves) -> Resul
         return Err(format!("{STATE_NAME} is of step {}", state.global_step));
     }
     let ranks = Ranks::of(entries);
+    let own = deepspeed(dir, entries)?;
+    let has_own_weights = own.is_some_and(|own| own.weights);
     if ranks.weights != Some(true) {
-        weights(dir, &has)?;
+        weights(dir, &has, has_own_weights)?;
     }
     if !saves.weights_only {
-        training_state(dir, entries, &ranks)?;
+        // DeepSpeed may keep both among its own.
+        if own.is_none() {
+            training_state(&has, &ranks)?;
+        }
         ranks.random_states(saves.ranks)?;
     }
     for entry in entries {
         let path = entry.path.as_str();
-        if (path.ends_with(".pt") || path.ends_with(".pth")) && !whole_archive(dir, &entry.path)? {
+        if is_archive(path) && !whole_archive(dir, &entry.path)? {
             return Err(format!("{path} is cut off"));
         }
         if path.ends_with(".safetensors") {
@@ -208,12 +188,7 @@ fn hugging_face(dir: &Dir, entries: &[Entry], step: Step, saves: Saves) -> Resul
 }
 
 /// Whether the state of optimizer and schedule is there: without it a run would go on with fresh ones, and say nothing.
-fn training_state(dir: &Dir, entries: &[Entry], ranks: &Ranks) -> Result<(), String> {
-    let has = |name: &str| entries.iter().any(|entry| entry.path.as_str() == name);
-    // DeepSpeed may keep both among its own.
-    if deepspeed(dir, entries)? {
-        return Ok(());
-    }
+fn training_state(has: &impl Fn(&str) -> bool, ranks: &Ranks) -> Result<(), String> {
     if !has("scheduler.pt") {
         return Err("scheduler.pt is missing: nothing could go on exactly from here".to_owned());
     }
@@ -269,6 +244,10 @@ impl Ranks {
         if let Some((rank, _)) = behind {
             return Err(format!("rng_state_{rank}.pth is missing"));
         }
+        // A process that trains alone gives its file no number.
+        if self.random.len() == 1 && known.is_none_or(|known| known < 2) {
+            return Err("rank 0 alone has saved its random state".to_owned());
+        }
         match known.filter(|known| *known > self.count()) {
             Some(known) => Err(format!("{} of {known} ranks have saved", self.count())),
             None => Ok(()),
@@ -276,31 +255,42 @@ impl Ranks {
     }
 }
 
-/// Whether DeepSpeed's own folder holds the training state: the file `latest`, which it writes last, names it.
-fn deepspeed(dir: &Dir, entries: &[Entry]) -> Result<bool, String> {
+/// DeepSpeed's own folder, which holds the training state.
+#[derive(Debug, Clone, Copy)]
+struct DeepSpeed {
+    /// It holds weights as well. With ZeRO-3 they are nowhere else, unless they are gathered for each save.
+    weights: bool,
+}
+
+/// DeepSpeed's own folder, where there is one: the file `latest`, which it writes last, names it.
+fn deepspeed(dir: &Dir, entries: &[Entry]) -> Result<Option<DeepSpeed>, String> {
     if !entries.iter().any(|entry| entry.path.as_str().starts_with("global_step")) {
-        return Ok(false);
+        return Ok(None);
     }
     let latest = read(dir, "latest", MAX_LATEST)?;
     let name = String::from_utf8_lossy(&latest);
     let within = format!("{}/", name.trim());
-    let holds =
-        |entry: &Entry| entry.kind == EntryKind::File && entry.path.as_str().starts_with(&within);
-    if entries.iter().any(holds) {
-        return Ok(true);
+    let holds = |ending: &str| {
+        entries.iter().filter(|entry| entry.kind == EntryKind::File).any(|entry| {
+            let path = entry.path.as_str();
+            path.starts_with(&within) && path.ends_with(ending)
+        })
+    };
+    if holds("") {
+        return Ok(Some(DeepSpeed { weights: holds("_model_states.pt") }));
     }
     Err(format!("the folder {} that `latest` names is not there", name.trim()))
 }
 
-fn weights(dir: &Dir, has: &impl Fn(&str) -> bool) -> Result<(), String> {
+fn weights(dir: &Dir, has: &impl Fn(&str) -> bool, elsewhere: bool) -> Result<(), String> {
     if WEIGHTS.iter().any(|name| has(name)) {
         return Ok(());
     }
-    if !has(INDEX_NAME) {
-        return Err("its weights are missing".to_owned());
-    }
-    let names = shards::names(&read(dir, INDEX_NAME, MAX_INDEX_SIZE)?)
-        .map_err(|error| format!("{INDEX_NAME}: {error}"))?;
+    let Some(index) = [INDEX_NAME, PICKLED_INDEX_NAME].into_iter().find(|name| has(name)) else {
+        return if elsewhere { Ok(()) } else { Err("its weights are missing".to_owned()) };
+    };
+    let names = shards::names(&read(dir, index, MAX_INDEX_SIZE)?)
+        .map_err(|error| format!("{index}: {error}"))?;
     let missing = names.into_iter().find(|name| !has(name));
     missing.map_or(Ok(()), |name| Err(format!("{name} is missing")))
 }
@@ -308,6 +298,12 @@ fn weights(dir: &Dir, has: &impl Fn(&str) -> bool) -> Result<(), String> {
 fn read(dir: &Dir, name: &'static str, limit: Bytes) -> Result<Vec<u8>, String> {
     let file = open_file(dir, &RelPath::constant(name))?;
     file.read_all(limit).map_err(|error| error.to_string())
+}
+
+/// Whether PyTorch wrote it, as an archive.
+fn is_archive(path: &str) -> bool {
+    let pickled = || PICKLED.iter().any(|name| path.starts_with(name));
+    path.ends_with(".pt") || path.ends_with(".pth") || (path.ends_with(".bin") && pickled())
 }
 
 fn whole_archive(dir: &Dir, path: &RelPath) -> Result<bool, String> {

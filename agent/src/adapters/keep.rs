@@ -6,6 +6,8 @@
 //! that changed under the copy spoils it.
 
 mod copy;
+mod package;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -15,25 +17,44 @@ use std::time::{Duration, Instant};
 use hone_proto::id::Step;
 
 use self::copy::{KeepError, Take, copy};
-use super::complete::{BOUNDS, Candidate, Rule, candidates, judge};
-use super::job::{ToolJob, ToolKind};
+use self::package::Package;
+pub use self::told::Notice;
+use self::told::Told;
+use super::complete::{BOUNDS, Candidate, Found, Rule, candidates, judge};
+use super::job::ToolJob;
 use super::steering;
 use crate::layout::AttemptDirs;
 use crate::trainer::{
-    Dir, Entry, EntryKind, MANIFEST_NAME, PACKAGE_NAME, PlainFile, RelPath, complete_checkpoints,
+    Dir, Entry, EntryKind, MANIFEST_NAME, PlainFile, RelPath, complete_checkpoints,
 };
 
-/// What training needs and a package does not.
-const OF_TRAINING: [&str; 8] = [
-    "optimizer",
-    "scheduler",
-    "scaler",
-    "rng_state",
-    "trainer_state.json",
-    "training_args.bin",
-    "global_step",
-    "latest",
-];
+/// Copies of one thing that may fail once its tool has ended: a full disk would keep its job from ever ending.
+const TRIES: u32 = 3;
+/// While the tool runs the pause before another try doubles so often at most.
+const MAX_DOUBLED: u32 = 6;
+
+/// Whether the tool writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    /// It may.
+    On,
+    /// It has ended by itself and says that all is well: what it began to save it has saved.
+    Finished,
+    /// It has ended in another way, perhaps in the midst of a save.
+    CutOff,
+}
+
+impl Writes {
+    /// Of a container that has ended, or has not, with this exit code where it is known.
+    #[must_use]
+    pub const fn of(ended: bool, exit: Option<i64>) -> Self {
+        match (ended, exit) {
+            (false, _) => Self::On,
+            (true, Some(0)) => Self::Finished,
+            (true, _) => Self::CutOff,
+        }
+    }
+}
 
 /// Takes the checkpoints of one attempt.
 #[derive(Debug)]
@@ -45,10 +66,19 @@ pub struct Keeper {
     /// Steps that are kept, or never will be.
     done: BTreeSet<Step>,
     newest: Option<Step>,
+    /// The last look while the tool still ran.
+    running: Option<Instant>,
+    /// It has ended.
+    ended: bool,
     /// How long the tool wrote its last checkpoint, as far as looks tell.
     save_took: Option<Duration>,
+    /// The shortest of these times.
+    fastest: Option<Duration>,
     taking: Option<Taking>,
-    packaged: bool,
+    package: Package,
+    told: Told,
+    /// What cannot be listed, since when.
+    faults: BTreeMap<RelPath, Instant>,
 }
 
 /// A candidate as it was when it changed last.
@@ -57,8 +87,12 @@ struct Seen {
     entries: Vec<Entry>,
     first: Instant,
     since: Instant,
-    /// It was judged as it is, and is no checkpoint.
-    wanting: bool,
+    /// It was judged as it is, and is no checkpoint: what it lacks.
+    wanting: Option<String>,
+    /// Copies of it that failed since it changed last, or since the tool has ended.
+    failed: u32,
+    /// None is begun before.
+    again: Instant,
 }
 
 /// A copy under way, of a checkpoint's step or of the package.
@@ -74,8 +108,22 @@ impl Keeper {
         if let Some(step) = newest {
             rule.learn_in(&dirs.kept().join(name_of(step)));
         }
-        let (seen, taking, packaged) = (BTreeMap::new(), None, false);
-        Self { dirs, rule, job, seen, done, newest, save_took: None, taking, packaged }
+        Self {
+            dirs,
+            rule,
+            job,
+            seen: BTreeMap::new(),
+            done,
+            newest,
+            running: None,
+            ended: false,
+            save_took: None,
+            fastest: None,
+            taking: None,
+            package: Package::default(),
+            told: Told::default(),
+            faults: BTreeMap::new(),
+        }
     }
 
     /// The folder of the newest checkpoint that is kept, and its step.
@@ -91,141 +139,144 @@ impl Keeper {
         self.save_took
     }
 
-    /// Begins to take the earliest complete checkpoint that is not kept. With `ended` nobody writes any more. Returns
-    /// whether there is nothing left to take.
-    pub fn look(&mut self, now: Instant, ended: bool) -> bool {
-        if !self.is_free() {
+    /// Begins to take the earliest complete checkpoint that is not kept. Returns whether there is nothing left to take.
+    pub fn look(&mut self, now: Instant, writes: Writes) -> bool {
+        if !self.is_free(now) {
             return false;
         }
         let Ok(output) = Dir::open(&self.dirs.output()) else { return true };
-        let all = match candidates(&output, &self.rule) {
-            Ok(all) => all,
+        let Found { candidates: all, faults } = match candidates(&output, &self.rule) {
+            Ok(found) => found,
             Err(error) => {
-                tracing::debug!("the tool's output cannot be read: {error}");
+                let why = error.to_string();
+                self.told.tell(
+                    "checkpoints_unreadable",
+                    &why,
+                    format!("no checkpoint is taken: {why}"),
+                );
                 return true;
             }
         };
+        self.tell_faults(faults, now, writes);
         self.seen.retain(|step, _| all.iter().any(|candidate| candidate.step == *step));
+        if writes == Writes::On {
+            self.running = Some(now);
+        } else if !std::mem::replace(&mut self.ended, true) {
+            self.seen.values_mut().for_each(|seen| seen.failed = 0);
+        }
         for candidate in all {
             let step = candidate.step;
-            if self.done.contains(&step) || !self.is_due(&candidate, now, ended) {
+            if self.done.contains(&step) {
+                continue;
+            }
+            if !self.is_due(&candidate, now, writes) {
+                self.tell_wanting(step, now, writes);
                 continue;
             }
             if let Err(why) = judge(&output, &self.rule, &candidate) {
                 tracing::debug!(%step, "no checkpoint as it is: {why}");
-                self.seen.entry(step).and_modify(|seen| seen.wanting = true);
+                self.seen.entry(step).and_modify(|seen| seen.wanting = Some(why));
+                self.tell_wanting(step, now, writes);
                 continue;
             }
             self.rule.learn(&candidate.entries);
             self.done.insert(step);
             self.save_took = self.seen.get(&step).map(|seen| seen.since - seen.first);
-            match begin(&output, &candidate) {
-                Ok(take) => {
-                    self.start(Some(step), take);
-                    return false;
-                }
-                Err(error) => tracing::warn!(%step, "a checkpoint is not taken: {error}"),
+            self.fastest = self.fastest.into_iter().chain(self.save_took).min();
+            match begin(&output, &candidate).and_then(|take| self.start(Some(step), take)) {
+                Ok(()) => return false,
+                Err(error) => self.failed(step, &error.to_string(), now),
             }
         }
-        true
+        writes == Writes::On || !self.seen.values().any(Seen::is_due_again)
+    }
+
+    /// What its owner should be told, since it was asked last.
+    pub fn notices(&mut self) -> Vec<Notice> {
+        self.told.take()
+    }
+
+    /// Whether there is nothing that its owner was not told.
+    #[must_use]
+    pub const fn is_silent(&self) -> bool {
+        self.told.is_silent()
     }
 
     /// Whether a candidate is to be judged: it has been as it is for long enough, and was not found wanting so.
-    fn is_due(&mut self, candidate: &Candidate, now: Instant, ended: bool) -> bool {
-        let settle = self.rule.settle();
-        match self.seen.get(&candidate.step) {
-            Some(seen) if seen.entries == candidate.entries => {
-                let still = now.saturating_duration_since(seen.since) >= settle;
-                !seen.wanting && (still || ended)
+    fn is_due(&mut self, candidate: &Candidate, now: Instant, writes: Writes) -> bool {
+        let seen = self.seen_now(candidate, now);
+        let (wanting, since, failed, again) =
+            (seen.wanting.is_some(), seen.since, seen.failed, seen.again);
+        let settle = self.rule.settle(self.fastest);
+        let still = |until: Instant| until.saturating_duration_since(since) >= settle;
+        !wanting
+            && match writes {
+                Writes::On => still(now) && now >= again,
+                _ if failed >= TRIES => false,
+                Writes::Finished => true,
+                // Nothing moves any more; that it had been still before is all that speaks for it.
+                Writes::CutOff => !self.rule.is_stillness() || self.running.is_some_and(still),
             }
-            before => {
-                let first = before.map_or(now, |seen| seen.first);
-                let entries = candidate.entries.clone();
-                let seen = Seen { entries, first, since: now, wanting: false };
-                self.seen.insert(candidate.step, seen);
-                ended
-            }
+    }
+
+    /// What is known of a candidate, which begins anew when it has changed.
+    fn seen_now(&mut self, candidate: &Candidate, now: Instant) -> &mut Seen {
+        let new = |first| {
+            let entries = candidate.entries.clone();
+            Seen { entries, first, since: now, wanting: None, failed: 0, again: now }
+        };
+        let seen = self.seen.entry(candidate.step).or_insert_with(|| new(now));
+        if seen.entries != candidate.entries {
+            *seen = new(seen.first);
         }
+        seen
     }
 
     /// Whether no copy is under way; one that ended is looked at.
-    fn is_free(&mut self) -> bool {
-        let Some((_, thread)) = &self.taking else { return true };
-        if !thread.is_finished() {
-            return false;
-        }
-        if let Some((step, thread)) = self.taking.take() {
-            match thread.join() {
-                Ok(Ok(())) => self.newest = self.newest.max(step),
-                Ok(Err(error)) => {
-                    tracing::warn!(?step, "not taken: {error}");
-                    // Another look may find it whole.
-                    if let Some(step) = step {
-                        self.done.remove(&step);
-                        self.seen.remove(&step);
-                    }
-                }
-                Err(_) => tracing::error!(?step, "the thread that takes a checkpoint ended early"),
+    fn is_free(&mut self, now: Instant) -> bool {
+        let ended = self.taking.take_if(|(_, thread)| thread.is_finished());
+        if let Some((step, thread)) = ended {
+            let done = match thread.join() {
+                Ok(done) => done.map_err(|error| error.to_string()),
+                Err(_) => Err("the thread that takes it ended early".to_owned()),
+            };
+            match (step, done) {
+                (Some(_), Ok(())) => self.newest = self.newest.max(step),
+                (None, Ok(())) => self.package.done = true,
+                (Some(step), Err(why)) => self.failed(step, &why, now),
+                (None, Err(why)) => self.package_failed(&why),
             }
         }
-        true
+        self.taking.is_none()
     }
 
-    fn start(&mut self, step: Option<Step>, take: Take) {
+    /// A checkpoint was not taken. Another look may find it whole, or more room on the disk.
+    fn failed(&mut self, step: Step, why: &str, now: Instant) {
+        tracing::warn!(%step, "not taken: {why}");
+        self.done.remove(&step);
+        let pause = self.rule.settle(self.fastest);
+        let Some(seen) = self.seen.get_mut(&step) else { return };
+        seen.failed = seen.failed.saturating_add(1);
+        seen.again = now + pause * (1 << seen.failed.min(MAX_DOUBLED));
+        if seen.failed == TRIES {
+            let message = format!("the checkpoint of step {step} could not be taken: {why}");
+            self.told.tell("checkpoint_not_taken", &message, message.clone());
+        }
+    }
+
+    fn start(&mut self, step: Option<Step>, take: Take) -> Result<(), KeepError> {
         let kept = self.dirs.kept();
         let thread = std::thread::Builder::new().name("keeper".to_owned());
-        match thread.spawn(move || copy(&kept, &take)) {
-            Ok(handle) => self.taking = Some((step, handle)),
-            Err(error) => tracing::warn!("a checkpoint is not taken: {error}"),
-        }
+        self.taking =
+            Some((step, thread.spawn(move || copy(&kept, &take)).map_err(KeepError::Thread)?));
+        Ok(())
     }
+}
 
-    /// Makes the package of a run that completed, once. Returns whether there is nothing left to do.
-    pub fn package(&mut self, step: Step) -> bool {
-        if !self.is_free() {
-            return false;
-        }
-        if self.packaged {
-            return true;
-        }
-        self.packaged = true;
-        match self.begin_package(step) {
-            Ok(Some(take)) => {
-                self.start(None, take);
-                false
-            }
-            Ok(None) => true,
-            Err(error) => {
-                tracing::warn!("there is no package: {error}");
-                true
-            }
-        }
-    }
-
-    /// What the tool left as its result: the weights in its output folder, or those of the last checkpoint.
-    fn begin_package(&self, step: Step) -> Result<Option<Take>, KeepError> {
-        let name = PACKAGE_NAME.to_owned();
-        let base = self.job.word("/model/name").map(str::to_owned);
-        let take = |step, files: Vec<_>| {
-            let kind = kind_of(&files, "model");
-            Some(Take { name, step, kind, files, base })
-        };
-        let custom = self.job.kind == ToolKind::Custom;
-        let wanted = |entry: &&Entry| {
-            is_file(entry)
-                && entry.path.as_str() != MANIFEST_NAME
-                && (custom || !is_of_training(&entry.path))
-        };
-        if !custom && let Ok(output) = Dir::open(&self.dirs.output()) {
-            let entries = output.entries(BOUNDS.entries)?;
-            if entries.iter().any(|entry| entry.path.as_str().ends_with(".safetensors")) {
-                return Ok(take(step, all_opened(&output, entries.iter().filter(wanted))?));
-            }
-        }
-        let Some((step, path)) = kept_in(&self.dirs).pop() else { return Ok(None) };
-        let dir = Dir::open(&self.dirs.kept())?.dir(&path)?.ok_or(KeepError::Gone(path))?;
-        let entries = dir.walk(BOUNDS)?;
-        Ok(take(step, all_opened(&dir, entries.iter().filter(wanted))?))
+impl Seen {
+    /// Once the tool has ended: whether a copy failed and is tried again.
+    const fn is_due_again(&self) -> bool {
+        self.failed > 0 && self.failed < TRIES && self.wanting.is_none()
     }
 }
 
@@ -240,7 +291,7 @@ fn name_of(step: Step) -> String {
 
 /// Opens all of a checkpoint.
 fn begin(output: &Dir, candidate: &Candidate) -> Result<Take, KeepError> {
-    let entries = candidate.entries.iter().filter(|entry| is_file(entry));
+    let entries = candidate.entries.iter().filter(|entry| is_kept(entry));
     let files = if candidate.folder {
         let dir = output.dir(&candidate.path)?;
         all_opened(&dir.ok_or_else(|| KeepError::Gone(candidate.path.clone()))?, entries)?
@@ -255,7 +306,7 @@ fn begin(output: &Dir, candidate: &Candidate) -> Result<Take, KeepError> {
 
 /// What weights are: an adapter's, or all, in the word for these.
 fn kind_of(files: &[(String, PlainFile)], all: &'static str) -> &'static str {
-    let adapter = files.iter().any(|(name, _)| name == "adapter_model.safetensors");
+    let adapter = files.iter().any(|(name, _)| name.starts_with("adapter_model."));
     if adapter { "adapter" } else { all }
 }
 
@@ -263,13 +314,10 @@ fn last_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-fn is_file(entry: &Entry) -> bool {
-    entry.kind == EntryKind::File
-}
-
-fn is_of_training(path: &RelPath) -> bool {
-    let path = path.as_str();
-    OF_TRAINING.iter().any(|name| path.starts_with(name)) || path.ends_with(".log")
+/// Whether it is a file that is copied. hone's own manifest is written anew: a tool that goes on from a folder that hone
+/// gave it may have copied the old one along.
+fn is_kept(entry: &Entry) -> bool {
+    entry.kind == EntryKind::File && entry.path.as_str() != MANIFEST_NAME
 }
 
 fn all_opened<'a>(

@@ -13,6 +13,9 @@ use crate::adapters::job::StopSignal;
 use crate::adapters::steering::Steering;
 use crate::layout::Layout;
 
+#[path = "keep/failing_tests.rs"]
+mod failing;
+
 const FIXTURE: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/trainer/hf5-trl-lora/checkpoint-40");
 
@@ -49,11 +52,19 @@ impl World {
         Keeper::new(self.dirs.clone(), job)
     }
 
+    /// Looks once the tool has ended, until nothing is left to take.
+    fn end(&self, keeper: &mut Keeper, writes: Writes) -> Vec<u64> {
+        while !keeper.look(self.clock, writes) {
+            std::thread::yield_now();
+        }
+        kept_in(&self.dirs).into_iter().map(|(step, _)| step.get()).collect()
+    }
+
     /// Looks until nothing is under way; what has been still long enough is taken.
     fn settle(&mut self, keeper: &mut Keeper) -> Vec<u64> {
         for _ in 0..3 {
             self.clock += Duration::from_secs(60);
-            while !keeper.look(self.clock, false) {
+            while !keeper.look(self.clock, Writes::On) {
                 std::thread::yield_now();
             }
         }
@@ -67,7 +78,7 @@ fn a_whole_checkpoint_is_taken_once_it_is_still_and_stays_when_the_tool_rotates(
     let place = world.save("checkpoint-40");
     let mut keeper = world.keeper(json!({"kind": "trl"}));
     assert!(
-        keeper.look(world.clock, false) && kept_in(&world.dirs).is_empty(),
+        keeper.look(world.clock, Writes::On) && kept_in(&world.dirs).is_empty(),
         "it may still change"
     );
     assert_eq!(world.settle(&mut keeper), [40]);
@@ -91,12 +102,14 @@ fn what_the_tool_removes_while_it_is_copied_is_taken_whole_and_what_it_rewrites_
     let output = Dir::open(&world.dirs.output()).expect("opened");
     let opened = || {
         let found = candidates(&output, &rule).expect("listed");
-        begin(&output, &found[0]).expect("opened")
+        begin(&output, &found.candidates[0]).expect("opened")
     };
     let rewritten = opened();
     let weights = fs::read(place.join("adapter_model.safetensors")).expect("there");
     fs::write(place.join("adapter_model.safetensors"), &weights[..9]).expect("rewritten");
     assert!(copy(&world.dirs.kept(), &rewritten).is_err(), "half of another save");
+    let left = fs::read_dir(world.dirs.kept()).expect("there").count();
+    assert_eq!(left, 0, "a copy that failed holds no space");
     assert!(kept_in(&world.dirs).is_empty());
     fs::write(place.join("adapter_model.safetensors"), &weights).expect("written");
     let rotated = opened();
@@ -195,6 +208,15 @@ fn every_rank_that_is_known_of_must_have_saved() {
     random(&place, 1..2);
     assert_eq!(world.settle(&mut keeper), [40]);
 
+    // Nobody knows how many there are, but a number in the name says that it was not one alone.
+    let mut world = World::new();
+    let mut keeper = world.keeper(json!({"kind": "hf"}));
+    let place = world.save("checkpoint-40");
+    random(&place, 0..1);
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "another rank is behind");
+    random(&place, 1..2);
+    assert_eq!(world.settle(&mut keeper), [40]);
+
     // A script started three; the first checkpoint shows it, also to another life of the agent.
     let mut world = World::new();
     let mut keeper = world.keeper(json!({"kind": "hf"}));
@@ -284,4 +306,75 @@ fn a_package_holds_no_training_state_and_names_its_base_as_people_do() {
     assert!(!package.join("optimizer.pt").exists() && !package.join("trainer_state.json").exists());
     let config = fs::read_to_string(package.join("adapter_config.json")).expect("there");
     assert!(config.contains(r#""base_model_name_or_path":"org/base""#), "{config}");
+}
+
+#[test]
+fn weights_count_in_every_form_in_which_they_are_saved_and_cut_off_in_none() {
+    let archive = fs::read(Path::new(FIXTURE).join("optimizer.pt")).expect("there");
+    let put = |place: &Path, name: &str, content: &[u8]| {
+        let path = place.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, content).expect("written");
+    };
+    let index = br#"{"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}"#;
+    let own = "global_step40/zero_pp_rank_0_mp_rank_00_model_states.pt";
+    // (the file with the weights, others that go along)
+    for (name, others) in [
+        ("pytorch_model.bin", &[][..]),
+        ("adapter_model.bin", &[]),
+        ("pytorch_model_fsdp.bin", &[]),
+        ("pytorch_model-00001-of-00001.bin", &[("pytorch_model.bin.index.json", &index[..])]),
+        (own, &[("latest", b"global_step40")]),
+    ] {
+        let mut world = World::new();
+        let mut keeper = world.keeper(json!({"kind": "hf"}));
+        let place = world.save("checkpoint-40");
+        fs::remove_file(place.join("adapter_model.safetensors")).expect("gone");
+        others.iter().for_each(|(name, content)| put(&place, name, content));
+        put(&place, name, &archive[..archive.len() / 2]);
+        assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "{name} is cut off");
+        put(&place, name, &archive);
+        assert_eq!(world.settle(&mut keeper), [40], "{name}");
+    }
+    // What DeepSpeed keeps of an optimizer is no model, and a tokenizer's file is no archive.
+    let mut world = World::new();
+    let mut keeper = world.keeper(json!({"kind": "hf"}));
+    let place = world.save("checkpoint-40");
+    put(&place, "tokenizer.bin", b"words");
+    put(&place, "optimizer.bin", &archive[..9]);
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "the optimizer is cut off");
+    put(&place, "optimizer.bin", &archive);
+    let weights = place.join("adapter_model.safetensors");
+    fs::rename(&weights, place.join("aside")).expect("renamed");
+    put(&place, "global_step40/zero_pp_rank_0_mp_rank_00_optim_states.pt", &archive);
+    put(&place, "latest", b"global_step40");
+    assert_eq!(world.settle(&mut keeper), [] as [u64; 0], "it has no weights");
+    fs::rename(place.join("aside"), &weights).expect("renamed");
+    assert_eq!(world.settle(&mut keeper), [40]);
+}
+
+#[test]
+fn the_slower_a_tool_saves_the_longer_a_checkpoint_must_be_still() {
+    // (seconds that the first save took, seconds that the second must be still)
+    for (took, still) in [(0, 3), (10, 20), (600, 30)] {
+        let mut world = World::new();
+        let mut keeper = world.keeper(json!({"kind": "trl"}));
+        let place = world.save("checkpoint-40");
+        let state = place.join("trainer_state.json");
+        let whole = fs::read_to_string(&state).expect("text");
+        fs::remove_file(&state).expect("not yet");
+        assert!(keeper.look(world.clock, Writes::On));
+        world.clock += Duration::from_secs(took);
+        fs::write(&state, &whole).expect("written");
+        assert!(keeper.look(world.clock, Writes::On));
+        assert_eq!(world.settle(&mut keeper), [40]);
+        let state = world.save("checkpoint-41").join("trainer_state.json");
+        let next = whole.replace("\"global_step\": 40", "\"global_step\": 41");
+        fs::write(state, next).expect("written");
+        assert!(keeper.look(world.clock, Writes::On));
+        world.clock += Duration::from_secs(still - 1);
+        assert!(keeper.look(world.clock, Writes::On), "{took}: it is taken too early");
+        world.clock += Duration::from_secs(1);
+        assert!(!keeper.look(world.clock, Writes::On), "{took}: it is not taken");
+    }
 }

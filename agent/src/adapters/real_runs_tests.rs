@@ -37,7 +37,7 @@ fn rule(kind: &str) -> Rule {
 /// What is said of the checkpoints in a folder, earliest first.
 fn judged(output: &Path, rule: &Rule) -> Vec<(u64, Result<(), String>)> {
     let dir = Dir::open(output).expect("a folder");
-    let found = candidates(&dir, rule).expect("read");
+    let found = candidates(&dir, rule).expect("read").candidates;
     found.iter().map(|one| (one.step.get(), judge(&dir, rule, one))).collect()
 }
 

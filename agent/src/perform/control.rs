@@ -4,16 +4,18 @@ use std::fs::OpenOptions;
 use std::io;
 use std::time::Duration;
 
-use hone_proto::id::AttemptId;
+use hone_proto::id::{AttemptId, Step};
 use rustix::process::Signal as Os;
 
 use super::Performer;
-use crate::adapters::job::StopSignal;
+use crate::adapters::complete::{Rule, candidates};
+use crate::adapters::job::{StopSignal, ToolJob};
 use crate::adapters::steering::{self, Steering};
 use crate::adapters::{trigger, workers};
 use crate::host::HostRoots;
+use crate::layout::AttemptDirs;
 use crate::runtime::{ContainerId, ContainerState, Runtime as _, Signal};
-use crate::trainer::{complete_checkpoints, leave_request};
+use crate::trainer::{Dir, complete_checkpoints, leave_request};
 
 const STOP: &str = "stop";
 const CHECKPOINT: &str = "checkpoint";
@@ -74,7 +76,7 @@ impl Performer {
         }
     }
 
-    /// Waits until a checkpoint is complete that was not before, for so long at most, while the container runs.
+    /// Waits for the next checkpoint to be kept, for so long at most, while the container runs.
     async fn next_checkpoint(
         &self,
         attempt: AttemptId,
@@ -82,9 +84,8 @@ impl Performer {
         patience: Duration,
         steering: &Steering,
     ) {
-        let kept = self.layout.attempt(attempt).kept();
-        let newest = || complete_checkpoints(&kept).ok()?.last().map(|(step, _)| *step);
-        let before = newest();
+        let dirs = self.layout.attempt(attempt);
+        let before = before_the_next(&dirs, steering);
         self.pull(attempt, steering);
         let id = ContainerId::new(container.to_owned());
         let running = async || match self.runtime.observe(&id).await {
@@ -96,7 +97,7 @@ impl Performer {
         };
         let mut look = tokio::time::interval(Duration::from_millis(500));
         let wait = async {
-            while newest() == before && running().await {
+            while newest_kept(&dirs) <= before && running().await {
                 look.tick().await;
             }
         };
@@ -126,5 +127,65 @@ impl Performer {
         if let Err(error) = leave_request(&self.layout.attempt(attempt).control(), name) {
             tracing::warn!(%attempt, request = name, %error, "the trainer could not be asked");
         }
+    }
+}
+
+/// The newest step that is kept.
+fn newest_kept(dirs: &AttemptDirs) -> Option<Step> {
+    complete_checkpoints(&dirs.kept()).ok()?.last().map(|(step, _)| *step)
+}
+
+/// The step beyond which a checkpoint is the next one. A tool that can be asked for one saves after what it has begun
+/// already, so that which is still being written, or copied, does not count then.
+fn before_the_next(dirs: &AttemptDirs, steering: &Steering) -> Option<Step> {
+    let begun = || {
+        let spec = std::fs::read_to_string(dirs.spec()).ok()?;
+        let rule = Rule::of(&ToolJob::of_spec(&spec).ok()??, None);
+        let found = candidates(&Dir::open(&dirs.output()).ok()?, &rule).ok()?;
+        found.candidates.last().map(|candidate| candidate.step)
+    };
+    let begun = steering.trigger.as_ref().and_then(|_| begun());
+    newest_kept(dirs).max(begun)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use hone_proto::id::{Attempt, Generation, JobId, Token};
+
+    use super::*;
+    use crate::layout::Layout;
+
+    #[test]
+    fn a_checkpoint_that_was_begun_before_a_tool_is_asked_for_one_is_not_the_one_it_was_asked_for()
+    {
+        let dir = tempfile::tempdir().expect("a folder");
+        let token = Token { generation: Generation::new(1), attempt: Attempt::new(1) };
+        let layout = Layout::new(dir.path().to_owned());
+        let dirs = layout.attempt(AttemptId { job: JobId::new(1), token });
+        for place in ["checkpoint-10", "checkpoint-20"] {
+            fs::create_dir_all(dirs.output().join(place)).expect("made");
+        }
+        let kept = dirs.kept().join("checkpoint-10");
+        fs::create_dir_all(&kept).expect("made");
+        fs::write(kept.join("a"), "1").expect("written");
+        let sha256 = "0".repeat(64);
+        let files = serde_json::json!([{"path": "a", "bytes": 1, "sha256": sha256}]);
+        let manifest = serde_json::json!({"v": 1, "step": 10, "kind": "full", "files": files});
+        fs::write(kept.join("hone_manifest.json"), manifest.to_string()).expect("written");
+        fs::write(dirs.spec(), r#"{"trainer": {"kind": "axolotl"}}"#).expect("written");
+        let before = |trigger: Option<&str>| {
+            let (stop, grace) = (StopSignal::None, Duration::from_secs(60));
+            let trigger = trigger.map(str::to_owned);
+            let steering = Steering { stop, grace, trigger, ranks: None };
+            before_the_next(&dirs, &steering).map(Step::get)
+        };
+        assert_eq!(before(Some("save")), Some(20), "20 is being written");
+        assert_eq!(before(None), Some(10), "who cannot be asked is waited for as it goes");
+        fs::remove_dir_all(dirs.output()).expect("gone");
+        assert_eq!(before(Some("save")), Some(10));
+        fs::remove_dir_all(&kept).expect("gone");
+        assert_eq!((before(Some("save")), newest_kept(&dirs)), (None, None));
     }
 }

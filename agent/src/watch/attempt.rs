@@ -11,6 +11,7 @@ use super::Known;
 use super::events::{of_log, of_record};
 use super::last_word::{LastWord, last_word};
 use super::tool::{ToolBatch, ToolCursor, Trainer};
+use crate::adapters::keep::Writes;
 use crate::adapters::push::Pushes;
 use crate::core::Input;
 use crate::core::input::{Drained, Found, TrainerWord};
@@ -92,24 +93,8 @@ impl Reader {
         if matches!(self.trainer, Trainer::Unknown) {
             self.trainer = Trainer::of(self.id, &self.dirs, &self.pushes);
         }
-        let mut read = 0;
-        self.held_up = false;
-        loop {
-            let (now_read, more) = self.read_metrics(driver)?;
-            read += now_read;
-            if !more {
-                break;
-            }
-        }
-        loop {
-            let (now_read, more) = self.read_logs(driver, known, ends)?;
-            read += now_read;
-            if !more {
-                break;
-            }
-        }
-        let (tool_read, taken) = self.read_tool(driver, ends)?;
-        read += tool_read;
+        let exit = known.and_then(|known| known.exit);
+        let (read, taken) = self.read(driver, known, Writes::of(ends, exit))?;
         let checkpoints = self.checkpoints();
         if !ends {
             let mut checkpoints = checkpoints;
@@ -127,7 +112,7 @@ impl Reader {
             return Ok(None);
         }
         if let Some(tool) = self.trainer.tool() {
-            let word = tool.last_word(known.and_then(|known| known.exit));
+            let word = tool.last_word(exit);
             if !tool.package(&word) {
                 return Ok(None);
             }
@@ -142,6 +127,33 @@ impl Reader {
             }
         }
         Ok(Some(self.drained(checkpoints, word)))
+    }
+
+    /// Reads all that is new. How much that was, and whether no checkpoint is left to take.
+    fn read(
+        &mut self,
+        driver: &Handle,
+        known: Option<&Known>,
+        writes: Writes,
+    ) -> Result<(usize, bool), Gone> {
+        let mut read = 0;
+        self.held_up = false;
+        loop {
+            let (now_read, more) = self.read_metrics(driver)?;
+            read += now_read;
+            if !more {
+                break;
+            }
+        }
+        loop {
+            let (now_read, more) = self.read_logs(driver, known, writes != Writes::On)?;
+            read += now_read;
+            if !more {
+                break;
+            }
+        }
+        let (tool_read, taken) = self.read_tool(driver, writes)?;
+        Ok((read + tool_read, taken))
     }
 
     fn key(&self, what: &str) -> String {
@@ -206,7 +218,7 @@ impl Reader {
     }
 
     /// Reads what a foreign tool leaves. How much that was, and whether no checkpoint is left to take.
-    fn read_tool(&mut self, driver: &Handle, ends: bool) -> Result<(usize, bool), Gone> {
+    fn read_tool(&mut self, driver: &Handle, writes: Writes) -> Result<(usize, bool), Gone> {
         let key = self.key("tool");
         let Some(tool) = self.trainer.tool() else { return Ok((0, true)) };
         let batch = match self.owed.take() {
@@ -220,7 +232,7 @@ impl Reader {
                         decode(stored.into_iter().next().flatten())
                     }
                 };
-                tool.read(&before, Instant::now(), ends)
+                tool.read(&before, Instant::now(), writes != Writes::On)
             }
         };
         let read = batch.events.len() + usize::from(batch.more);
@@ -238,7 +250,7 @@ impl Reader {
             }
         }
         self.tool_cursor = Some(batch.cursor);
-        Ok((read, tool.keep(Instant::now(), ends)))
+        Ok((read, tool.keep(Instant::now(), writes)))
     }
 
     fn read_logs(

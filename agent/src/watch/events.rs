@@ -4,6 +4,7 @@ use hone_proto::event::{LogRecord, Metrics, Payload, Stream, TrainerStart};
 use hone_proto::id::AttemptId;
 use hone_proto::time::{Now, WallNanos};
 
+use crate::adapters::keep::Notice;
 use crate::logs::LogItem;
 use crate::trainer::{RecordBody, TrainerRecord};
 
@@ -50,6 +51,13 @@ pub(super) fn of_record(attempt: AttemptId, record: &TrainerRecord) -> Option<(N
 /// The trainer's own time; its boot clock is not known.
 fn at(wall: WallNanos) -> Now {
     Now { wall, boot: Now::read().boot }
+}
+
+/// What the owner of a job should know of its checkpoints.
+pub(super) fn of_notice(attempt: AttemptId, notice: Notice) -> (Now, Payload) {
+    let Notice { code, message } = notice;
+    let (level, code) = ("warning".to_owned(), code.to_owned());
+    (Now::read(), Payload::Notice { attempt, level, code, message })
 }
 
 /// What the engine kept of a log, or lost.

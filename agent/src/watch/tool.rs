@@ -10,11 +10,12 @@ use hone_proto::id::{AttemptId, Step};
 use hone_proto::time::Now;
 use serde::{Deserialize, Serialize};
 
+use super::events::of_notice;
 use super::passes::Passes;
 use super::printed::Printed;
 use super::told::{Kept, Told};
 use crate::adapters::job::{Telemetry, ToolJob, ToolKind};
-use crate::adapters::keep::Keeper;
+use crate::adapters::keep::{Keeper, Writes};
 use crate::adapters::push::Pushes;
 use crate::adapters::steering;
 use crate::adapters::trigger::{self, Intervals};
@@ -180,6 +181,7 @@ impl ToolReader {
             cursor.started = true;
             events.insert(0, (Now::read(), Payload::Start(start)));
         }
+        events.extend(self.keeper.notices().into_iter().map(|told| of_notice(self.id, told)));
         let more = more || self.state_rest.is_some();
         ToolBatch { events, cursor, more }
     }
@@ -299,12 +301,12 @@ impl ToolReader {
     }
 
     /// Takes complete checkpoints away from the tool. Returns whether there is nothing left to take.
-    pub(super) fn keep(&mut self, now: Instant, ended: bool) -> bool {
-        let all = self.keeper.look(now, ended);
-        if !ended {
+    pub(super) fn keep(&mut self, now: Instant, writes: Writes) -> bool {
+        let all = self.keeper.look(now, writes);
+        if writes == Writes::On {
             self.ask_for_a_save(now);
         }
-        self.all_taken = ended && all;
+        self.all_taken = writes != Writes::On && all;
         all
     }
 
@@ -359,7 +361,8 @@ impl ToolReader {
         if word.status != "completed" || exports.is_none_or(Vec::is_empty) {
             return true;
         }
-        self.keeper.package(word.step.unwrap_or_default())
+        // What is to be told of it goes along with the next look.
+        self.keeper.package(word.step.unwrap_or_default()) && self.keeper.is_silent()
     }
 }
 

@@ -108,7 +108,7 @@ impl World {
         for entry in fs::read_dir(saved).expect("the fixture").flatten() {
             fs::copy(entry.path(), place.join(entry.file_name())).expect("copied");
         }
-        while !self.reader.keep(self.clock, true) {
+        while !self.reader.keep(self.clock, Writes::Finished) {
             std::thread::yield_now();
         }
     }
@@ -294,6 +294,37 @@ fn a_tool_that_ends_because_it_was_asked_to_has_not_completed() {
 }
 
 #[test]
+fn its_owner_is_told_of_what_was_not_taken_before_its_end_counts() {
+    let mut world = World::of(json!({"trainer": {"kind": "trl"}, "export": ["adapter"]}));
+    let place = world.dirs.output().join("checkpoint-40");
+    fs::create_dir_all(&place).expect("made");
+    let weights = Path::new(FIXTURE).join("checkpoint-40/adapter_model.safetensors");
+    fs::copy(weights, world.dirs.output().join("adapter_model.safetensors")).expect("copied");
+    // No copy of anything can be made.
+    let kept = world.dirs.kept();
+    fs::remove_dir_all(&kept).and_then(|()| fs::write(&kept, "")).expect("in the way");
+    let told = |world: &mut World| -> Vec<String> {
+        let batch = world.reader.read(&world.cursor, world.clock, true);
+        let code = |event| match event {
+            Payload::Notice { code, attempt, .. } if attempt == world.id => Some(code),
+            _ => None,
+        };
+        batch.events.into_iter().filter_map(|(_, event)| code(event)).collect()
+    };
+    assert!(world.reader.keep(world.clock, Writes::CutOff));
+    assert_eq!(told(&mut world), ["checkpoint_not_whole"]);
+    let word = TrainerWord { status: "completed".to_owned(), ..world.reader.last_word(Some(0)) };
+    let (mut codes, mut looks) = (Vec::new(), 0);
+    while !world.reader.package(&word) {
+        looks += 1;
+        assert!(looks < 100_000, "there is no end of it");
+        codes.extend(told(&mut world));
+        std::thread::yield_now();
+    }
+    assert_eq!(codes, ["package_not_made"]);
+}
+
+#[test]
 fn the_first_process_s_own_words_explain_a_launcher_s_end() {
     let mut world = World::new(json!({"kind": "llamafactory"}));
     let error = json!({"message": {"message": "ValueError: odd", "extraInfo": {
@@ -324,7 +355,7 @@ fn a_tool_that_can_be_asked_is_asked_for_a_checkpoint_when_one_is_due() {
     let asked = world.dirs.output().join(trigger::AXOLOTL);
     let look = |world: &mut World, after| {
         world.clock += Duration::from_secs(after);
-        world.reader.keep(world.clock, false);
+        world.reader.keep(world.clock, Writes::On);
         asked.exists()
     };
     assert!(!look(&mut world, 600), "nothing is trained yet");

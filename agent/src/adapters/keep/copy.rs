@@ -10,7 +10,7 @@ use hone_proto::quantity::Bytes;
 use serde_json::{Value, json};
 
 use crate::tools::state::{MAX_STATE_SIZE, STATE_NAME};
-use crate::trainer::{FileError, MANIFEST_NAME, PlainFile, RelPath};
+use crate::trainer::{FileError, MANIFEST_NAME, NativeManifest, PlainFile, RelPath};
 
 /// Largest description of an adapter.
 const MAX_CONFIG: Bytes = Bytes::mib(1);
@@ -26,6 +26,10 @@ pub(super) enum KeepError {
     Gone(RelPath),
     #[error("{0} changed while it was taken")]
     Changed(String),
+    #[error("it cannot be copied")]
+    Thread(#[source] io::Error),
+    #[error("it would not count: {0}")]
+    Manifest(&'static str),
 }
 
 /// Files to copy under one name.
@@ -38,15 +42,24 @@ pub(super) struct Take {
     pub(super) base: Option<String>,
 }
 
-/// Copies aside, writes the manifest last, and gives the final name.
+/// Copies aside, writes the manifest last, and gives the final name. Nothing is left of a copy that fails: it would hold
+/// the space that may be all that is missing.
 pub(super) fn copy(kept: &Path, take: &Take) -> Result<(), KeepError> {
     let aside = kept.join(format!("{}.tmp", take.name));
+    let done = copy_aside(kept, &aside, take);
+    if done.is_err() {
+        let _ = fs::remove_dir_all(&aside);
+    }
+    done
+}
+
+fn copy_aside(kept: &Path, aside: &Path, take: &Take) -> Result<(), KeepError> {
     let of = |path: &Path| {
         let path = path.to_owned();
         move |why| KeepError::File { path, why }
     };
-    let _ = fs::remove_dir_all(&aside);
-    fs::create_dir_all(&aside).map_err(of(&aside))?;
+    let _ = fs::remove_dir_all(aside);
+    fs::create_dir_all(aside).map_err(of(aside))?;
     let mut listed = Vec::new();
     for (name, file) in &take.files {
         let place = aside.join(name);
@@ -62,12 +75,15 @@ pub(super) fn copy(kept: &Path, take: &Take) -> Result<(), KeepError> {
         };
         listed.push(json!({"path": name, "bytes": size, "sha256": hex(&sha256)}));
     }
-    let manifest = json!({"v": 1, "step": take.step.get(), "kind": take.kind, "files": listed});
+    let manifest =
+        json!({"v": 1, "step": take.step.get(), "kind": take.kind, "files": listed}).to_string();
+    // What nobody would accept later, such as names that differ in case alone, is told now.
+    NativeManifest::parse(manifest.as_bytes()).map_err(KeepError::Manifest)?;
     let place = aside.join(MANIFEST_NAME);
-    write_synced(&place, manifest.to_string().as_bytes()).map_err(of(&place))?;
+    write_synced(&place, manifest.as_bytes()).map_err(of(&place))?;
     let named = kept.join(&take.name);
     let _ = fs::remove_dir_all(&named);
-    fs::rename(&aside, &named).map_err(of(&named))?;
+    fs::rename(aside, &named).map_err(of(&named))?;
     File::open(kept).and_then(|folder| folder.sync_all()).map_err(of(kept))
 }
 
