@@ -69,7 +69,9 @@ def disk_type(directory: Path) -> torch.dtype | None:
 def as_on_disk(model, directory: Path) -> dict[str, torch.Tensor]:
     """The model's tensors, those that were never trained in the very type that the base has them in."""
     disk = mapped_weights(directory)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    # By all its names: the files may hold a tied tensor under each of them.
+    named = model.named_parameters(remove_duplicate=False)
+    trained = {name for name, parameter in named if parameter.requires_grad}
     made: dict[tuple, torch.Tensor] = {}
     found = {}
     for name, tensor in model.state_dict().items():

@@ -1,10 +1,11 @@
 """Each method really trains: the loss falls, the rest of the model stays as it was, and training continues exactly."""
 
+import shutil
 import unittest
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from training import Training, base, values_of
 
 from hone_trainer.errors import NotLearning, SpecError
@@ -85,6 +86,24 @@ class Methods(Training):
                         self.assertTrue(torch.equal(saved[key], value) and saved[key].dtype == value.dtype, key)
                     else:
                         self.assertEqual(saved[key].dtype, torch.float32, key)
+
+    def test_tied_tensors_that_the_files_hold_twice_are_trained_as_one(self) -> None:
+        directory = self.directory()
+        shutil.copytree(base(dtype=torch.bfloat16), directory, dirs_exist_ok=True)
+        tensors = load_file(directory / "model.safetensors")
+        self.assertNotIn("lm_head.weight", tensors)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+        parts = {"checkpoint": {"every_steps": 1}}
+        whole = self.trained(METHODS["full"], directory, **parts)
+        source = whole.paths.output / "checkpoint-1"
+        for name, value in load_file(source / "model.safetensors").items():
+            self.assertEqual(value.dtype, torch.float32, name)
+        follower = self.session(model=directory, method=METHODS["full"], **parts)
+        follower.progress = Progress.load(source)
+        self.loop(follower).train(resume_from_checkpoint=str(source))
+        for name, value in whole.model.state_dict().items():
+            self.assertTrue(torch.equal(value, follower.model.state_dict()[name]), name)
 
     def test_parameters_are_counted_whatever_holds_them(self) -> None:
         totals = {}
