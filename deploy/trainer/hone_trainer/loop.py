@@ -115,6 +115,8 @@ class Loop(Trainer):
         self._handled = -1
         self._drawn: tuple | None = None
         self._computed = 0.0
+        # Attempts that continue have others before them, which looked long enough.
+        self._first_attempt = session.progress.step == 0
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         """What is trained, by name."""
@@ -237,6 +239,8 @@ class Loop(Trainer):
         self._pace.end_update()
         session.progress.skipped_steps += skipped
         self._watch.after_update(learning_rate or 0.0, skipped)
+        if self._first_attempt and self.state.global_step >= self.state.max_steps:
+            self._watch.conclude()
 
     def _wishes(self, last: bool) -> tuple[str | None, str | None]:
         """Who asked for a stop, and the reason to save, where there is one."""

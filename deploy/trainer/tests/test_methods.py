@@ -3,14 +3,16 @@
 import shutil
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import torch
 from safetensors.torch import load_file, save_file
-from training import Training, base, values_of
+from training import Training, base, rows, values_of
 
 from hone_trainer.errors import NotLearning, SpecError
 from hone_trainer.gradients import PATIENCE, Watch
 from hone_trainer.loading import parameter_counts
+from hone_trainer.loop import Loop
 from hone_trainer.progress import Progress
 from hone_trainer.session import Session
 
@@ -134,6 +136,34 @@ class Learning(Training):
         self.assertEqual(caught.exception.names, ["lonely"])
         # One update before which no weight had moved, then as many as are waited for.
         self.assertEqual(loop.state.global_step, PATIENCE + 1)
+
+    def lonely(self, steps: int, **train: object) -> Loop:
+        """The loop of a model that has a tensor which the loss does not reach."""
+        session = self.session(steps=steps, train={"schedule": {"warmup": 0.0}, **train})
+        session.held_out = rows(4)
+        session.model.lonely = torch.nn.Parameter(torch.ones(3))
+        return self.loop(session, steps=steps)
+
+    def test_evaluations_after_every_step_do_not_put_it_off(self) -> None:
+        for every in (1, 2):
+            loop = self.lonely(PATIENCE + 3, eval_every=every)
+            with self.subTest(every), self.assertRaisesRegex(NotLearning, "lonely"):
+                loop.train()
+            self.assertEqual(loop.state.global_step, PATIENCE + 1)
+
+    def test_a_job_shorter_than_that_is_judged_by_what_it_did(self) -> None:
+        for steps in range(2, PATIENCE + 1):
+            with self.subTest(steps), self.assertRaisesRegex(NotLearning, f"zero in {steps - 1} updates.*lonely"):
+                self.lonely(steps).train()
+        # The first update alone says nothing: of a fresh adapter it would not.
+        self.lonely(1).train()
+
+    def test_the_rest_of_a_job_is_not_judged_for_being_short(self) -> None:
+        progress = Progress(step=5)
+        with mock.patch("hone_trainer.session.Progress", return_value=progress):
+            loop = self.lonely(2)
+        loop.train()
+        self.assertEqual(progress.step, 2)
 
     def test_the_first_step_of_an_adapter_says_nothing(self) -> None:
         session = self.session(method=METHODS["lora"], steps=PATIENCE + 2)
