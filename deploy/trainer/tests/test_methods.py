@@ -7,7 +7,7 @@ from unittest import mock
 
 import torch
 from safetensors.torch import load_file, save_file
-from training import Training, base, rows, values_of
+from training import Training, base, experts, rows, values_of
 
 from hone_trainer.errors import NotLearning, SpecError
 from hone_trainer.gradients import PATIENCE, Watch
@@ -88,6 +88,17 @@ class Methods(Training):
                         self.assertTrue(torch.equal(saved[key], value) and saved[key].dtype == value.dtype, key)
                     else:
                         self.assertEqual(saved[key].dtype, torch.float32, key)
+
+    def test_frozen_experts_keep_it_too_though_they_are_fused_in_memory(self) -> None:
+        directory = experts(torch.bfloat16)
+        session = self.trained({"type": "freeze", "freeze": {"modules": ["lm_head"]}}, directory)
+        saved = load_file(Path(session.last_checkpoint) / "model.safetensors")
+        before = load_file(directory / "model.safetensors")
+        self.assertTrue(any(".experts.3." in name for name in before))
+        self.assertEqual(saved.keys(), before.keys())
+        for name, value in before.items():
+            if name != "lm_head.weight":
+                self.assertTrue(torch.equal(saved[name], value) and saved[name].dtype == value.dtype, name)
 
     def test_tied_tensors_that_the_files_hold_twice_are_trained_as_one(self) -> None:
         directory = self.directory()
