@@ -17,6 +17,7 @@ Copy or import this one file to make any training script a native citizen:
     write_result(paths, {"status": "completed", "code": 0, "step": step})
 """
 
+import contextlib
 import enum
 import errno
 import faulthandler
@@ -279,7 +280,7 @@ class CheckpointStage:
     """One checkpoint in the making: staged aside, manifest last, then renamed.
 
     A directory named checkpoint-<step> is therefore always complete. Leaving
-    the context without commit() leaves only the staging directory behind.
+    the context without commit() removes what was staged.
     """
 
     def __init__(self, output: Path, step: int, attempt: int, name: str | None = None) -> None:
@@ -296,7 +297,12 @@ class CheckpointStage:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        return None
+        # What is half written may fill the disk to its last byte, and the last word needs room.
+        with contextlib.suppress(OSError):
+            for path in _files_below(self.path):
+                # Whoever failed to write it may still have it open, and so hold its room.
+                os.truncate(path, 0)
+            _remove_tree(self.path)
 
     def commit(self, **facts: object) -> Path:
         """Syncs the files, writes the manifest last and gives the final name."""

@@ -30,11 +30,14 @@ class Watch:
         self._named = list(trained.items())
         self._over_ranks = over_ranks
         self._patience = patience
-        self._moved = False
+        self._moved = self._decided = False
+        self._left = 0
         self.rearm()
 
     def rearm(self) -> None:
-        """Looks again from the next update on."""
+        """Looks again from the next update on; what is being looked at is looked at to its end."""
+        if self._left:
+            return
         self._left = self._patience
         self._largest: list[torch.Tensor | None] = [None] * len(self._named)
 
@@ -58,9 +61,15 @@ class Watch:
                 self._require_all()
         self._moved = self._moved or (learning_rate > 0 and not skipped)
 
+    def conclude(self) -> None:
+        """After the last update of a job too short for all that are waited for: those that there were must do."""
+        if not self._decided and self._left < self._patience:
+            self._require_all()
+
     def _require_all(self) -> None:
+        self._decided = True
         seen = [torch.zeros((), dtype=torch.bool) if found is None else found for found in self._largest]
         found = self._over_ranks([float(one) for one in torch.stack([one.cpu() for one in seen]).tolist()])
         dead = [name for (name, _), times in zip(self._named, found, strict=True) if not times]
         if dead:
-            raise NotLearning(dead, len(self._named), self._patience, SHOWN)
+            raise NotLearning(dead, len(self._named), self._patience - self._left, SHOWN)

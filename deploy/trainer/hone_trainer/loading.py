@@ -27,6 +27,8 @@ def load_model(directory: Path, spec: Spec, precision: str):
     # What is to be cut into parts may not fit a GPU as a whole.
     device = "cpu" if spec.train.sharding or not torch.cuda.is_available() else f"cuda:{torch.cuda.current_device()}"
     model = _load(directory, spec, kept, device)
+    if spec.train.sharding:
+        _require_plain_names(model)
     model.config.use_cache = False
     if spec.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -69,16 +71,40 @@ def disk_type(directory: Path) -> torch.dtype | None:
 def as_on_disk(model, directory: Path) -> dict[str, torch.Tensor]:
     """The model's tensors, those that were never trained in the very type that the base has them in."""
     disk = mapped_weights(directory)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    # By all its names: the files may hold a tied tensor under each of them.
+    named = model.named_parameters(remove_duplicate=False)
+    trained = {name for name, parameter in named if parameter.requires_grad}
     made: dict[tuple, torch.Tensor] = {}
     found = {}
     for name, tensor in model.state_dict().items():
-        if name in disk and name not in trained and tensor.dtype != disk[name].dtype:
-            # Tied tensors stay tied: the library saves what is shared once.
-            key = (tensor.data_ptr(), tensor.shape, disk[name].dtype)
-            tensor = made.setdefault(key, tensor.to(disk[name].dtype))
+        if name not in trained:
+            # Cast as it is in memory: the library cuts fused experts only as it saves them.
+            types = {disk[place].dtype if place in disk else None for place in _saved_names(model, {name: tensor})}
+            dtype = types.pop() if len(types) == 1 else None
+            if dtype not in (None, tensor.dtype):
+                # Tied tensors stay tied: the library saves what is shared once.
+                tensor = made.setdefault((tensor.data_ptr(), tensor.shape, dtype), tensor.to(dtype))
         found[name] = tensor
     return found
+
+
+def _saved_names(model, tensors: dict[str, torch.Tensor]) -> set[str]:
+    """What files call these tensors of a model: the library renames some as it loads and saves, and fuses experts."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    # Without values: it is the library's own way back, which would copy them.
+    return set(revert_weight_conversion(model, {name: value.to("meta") for name, value in tensors.items()}))
+
+
+def _require_plain_names(model) -> None:
+    """Parts of a model are read from files and put into them by the model's own names."""
+    own = dict(model.named_parameters(remove_duplicate=False))
+    other = sorted(own.keys() - _saved_names(model, own))
+    if other:
+        raise SpecError(
+            f"train.sharding: this model's files have other names for {', '.join(other[:SHOWN])} than the model has in "
+            "memory, where experts are fused, for one: set sharding to none"
+        )
 
 
 def _load(directory: Path, spec: Spec, dtype: torch.dtype, device: str):

@@ -30,6 +30,8 @@ from hone_trainer.spec import Train
 
 log = logging.getLogger(__name__)
 
+# Below it, gradients are made smaller than they are: those that still overflow are of no use.
+LEAST_SCALE = 1.0
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -115,6 +117,8 @@ class Loop(Trainer):
         self._handled = -1
         self._drawn: tuple | None = None
         self._computed = 0.0
+        # Attempts that continue have others before them, which looked long enough.
+        self._first_attempt = session.progress.step == 0
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         """What is trained, by name."""
@@ -236,7 +240,11 @@ class Loop(Trainer):
         session.meter.pause()
         self._pace.end_update()
         session.progress.skipped_steps += skipped
+        if skipped:
+            self._require_scale()
         self._watch.after_update(learning_rate or 0.0, skipped)
+        if self._first_attempt and self.state.global_step >= self.state.max_steps:
+            self._watch.conclude()
 
     def _wishes(self, last: bool) -> tuple[str | None, str | None]:
         """Who asked for a stop, and the reason to save, where there is one."""
@@ -271,6 +279,16 @@ class Loop(Trainer):
         # A scaler skips steps whose scaled gradients overflow; that is its job.
         if grad_norm is not None and not math.isfinite(grad_norm) and self.accelerator.scaler is None:
             raise NotFinite(f"the gradient norm is {grad_norm} at step {step}")
+
+    def _require_scale(self) -> None:
+        """A scaler that can scale no further down, or a job whose every update was skipped, trains nothing."""
+        step, scale = self.state.global_step, self.accelerator.scaler.get_scale()
+        never = step >= self.state.max_steps and self._session.progress.skipped_steps >= step
+        if never or scale < LEAST_SCALE:
+            raise NotFinite(
+                f"the gradients overflow in fp16 at step {step}, down to a loss scale of {scale:g}: "
+                "train in bf16 or fp32, or lower the learning rate"
+            )
 
     def _save_state(self, directory: str) -> None:
         self._save_optimizer_and_scheduler(directory)

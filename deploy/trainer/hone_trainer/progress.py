@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from hone_trainer.contract import MANIFEST, encode, restored, verify_checkpoint, write_durably
+from hone_trainer.contract import encode, restored, verify_checkpoint, write_durably
 from hone_trainer.errors import MissingInput, SpecError
 
 STATE_FILE = "hone_state.json"
@@ -41,9 +41,8 @@ class Progress:
     def load(cls, directory: Path) -> "Progress":
         """Reads it back from a complete checkpoint."""
         try:
-            if (directory / MANIFEST).exists():
-                # Sizes only: whoever brought the files here has hashed them.
-                verify_checkpoint(directory, hashes=False)
+            # Sizes only: whoever brought the files here has hashed them.
+            verify_checkpoint(directory, hashes=False)
             values = json.loads((directory / STATE_FILE).read_bytes())
             known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         except (OSError, ValueError, TypeError) as error:

@@ -1,6 +1,8 @@
 """The dependency-free half: lines, controls, checkpoints, the last word."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -162,8 +164,26 @@ class Checkpoints(InDirectory):
             with CheckpointStage(self.directory, 7, 1) as stage:
                 (stage.path / "half").touch()
                 raise RuntimeError
-        self.assertIsNone(contract.newest_checkpoint(self.directory))
-        self.assertEqual([entry.name for entry in self.directory.iterdir()], ["checkpoint-7.tmp-1"])
+        self.assertEqual(list(self.directory.iterdir()), [])
+
+    def test_what_is_half_written_gives_its_room_back_even_where_it_is_still_open(self) -> None:
+        with self.assertRaises(OSError):
+            with CheckpointStage(self.directory, 7, 1) as stage:
+                (stage.path / "deep").mkdir()
+                held = open(stage.path / "deep" / "half", "wb", buffering=0)
+                self.addCleanup(held.close)
+                held.write(bytes(100_000))
+                raise OSError(errno.ENOSPC, "No space left on device")
+        self.assertEqual(os.fstat(held.fileno()).st_blocks, 0)
+        self.assertEqual(list(self.directory.iterdir()), [])
+
+    def test_a_stage_that_cannot_be_removed_does_not_hide_why_it_failed(self) -> None:
+        with self.assertRaisesRegex(RuntimeError, "why"):
+            with CheckpointStage(self.directory, 7, 1) as stage:
+                (stage.path / "half").touch()
+                stage.path.chmod(0o500)
+                self.addCleanup(stage.path.chmod, 0o700)
+                raise RuntimeError("why")
 
     def test_leftovers_of_an_earlier_try_are_not_mixed_in(self) -> None:
         stale = self.directory / "checkpoint-5.tmp-1"

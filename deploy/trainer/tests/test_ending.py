@@ -9,7 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from hone_trainer.__main__ import Attempt
-from hone_trainer.contract import RESULT_FILE, Controls, Exit, MetricsWriter, Paths, encode
+from hone_trainer.contract import (
+    MANIFEST,
+    RESULT_FILE,
+    CheckpointStage,
+    Controls,
+    Exit,
+    MetricsWriter,
+    Paths,
+    encode,
+)
+from hone_trainer.errors import MissingInput
 from hone_trainer.evaluate import Score
 from hone_trainer.progress import Progress
 from hone_trainer.ranks import verdict
@@ -40,8 +50,17 @@ class Ending(unittest.TestCase):
         return json.loads((self.directory / RESULT_FILE).read_text(), parse_constant=self.fail)
 
     def resumed(self, progress: Progress) -> Progress:
-        progress.save(self.directory)
-        return Progress.load(self.directory)
+        with CheckpointStage(self.directory, progress.step, self.paths.attempt) as stage:
+            progress.save(stage.path)
+            return Progress.load(stage.commit())
+
+    def test_without_a_manifest_a_checkpoint_is_not_complete(self) -> None:
+        progress = self.resumed(Progress(step=3))
+        self.assertEqual(progress.step, 3)
+        checkpoint = self.directory / "checkpoint-3"
+        (checkpoint / MANIFEST).unlink()
+        with self.assertRaisesRegex(MissingInput, f"cannot resume from {checkpoint}: .*{MANIFEST}"):
+            Progress.load(checkpoint)
 
     def evaluate(self, loss: float) -> None:
         self.session.score = lambda base: Score(nll_sum=loss, tokens=1)

@@ -1,15 +1,18 @@
 """Each method really trains: the loss falls, the rest of the model stays as it was, and training continues exactly."""
 
+import shutil
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import torch
-from safetensors.torch import load_file
-from training import Training, base, values_of
+from safetensors.torch import load_file, save_file
+from training import Training, base, experts, rows, values_of
 
 from hone_trainer.errors import NotLearning, SpecError
 from hone_trainer.gradients import PATIENCE, Watch
 from hone_trainer.loading import parameter_counts
+from hone_trainer.loop import Loop
 from hone_trainer.progress import Progress
 from hone_trainer.session import Session
 
@@ -86,6 +89,35 @@ class Methods(Training):
                     else:
                         self.assertEqual(saved[key].dtype, torch.float32, key)
 
+    def test_frozen_experts_keep_it_too_though_they_are_fused_in_memory(self) -> None:
+        directory = experts(torch.bfloat16)
+        session = self.trained({"type": "freeze", "freeze": {"modules": ["lm_head"]}}, directory)
+        saved = load_file(Path(session.last_checkpoint) / "model.safetensors")
+        before = load_file(directory / "model.safetensors")
+        self.assertTrue(any(".experts.3." in name for name in before))
+        self.assertEqual(saved.keys(), before.keys())
+        for name, value in before.items():
+            if name != "lm_head.weight":
+                self.assertTrue(torch.equal(saved[name], value) and saved[name].dtype == value.dtype, name)
+
+    def test_tied_tensors_that_the_files_hold_twice_are_trained_as_one(self) -> None:
+        directory = self.directory()
+        shutil.copytree(base(dtype=torch.bfloat16), directory, dirs_exist_ok=True)
+        tensors = load_file(directory / "model.safetensors")
+        self.assertNotIn("lm_head.weight", tensors)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+        parts = {"checkpoint": {"every_steps": 1}}
+        whole = self.trained(METHODS["full"], directory, **parts)
+        source = whole.paths.output / "checkpoint-1"
+        for name, value in load_file(source / "model.safetensors").items():
+            self.assertEqual(value.dtype, torch.float32, name)
+        follower = self.session(model=directory, method=METHODS["full"], **parts)
+        follower.progress = Progress.load(source)
+        self.loop(follower).train(resume_from_checkpoint=str(source))
+        for name, value in whole.model.state_dict().items():
+            self.assertTrue(torch.equal(value, follower.model.state_dict()[name]), name)
+
     def test_parameters_are_counted_whatever_holds_them(self) -> None:
         totals = {}
         for name in ("full", "lora", "nf4", "8-bit"):
@@ -115,6 +147,34 @@ class Learning(Training):
         self.assertEqual(caught.exception.names, ["lonely"])
         # One update before which no weight had moved, then as many as are waited for.
         self.assertEqual(loop.state.global_step, PATIENCE + 1)
+
+    def lonely(self, steps: int, **train: object) -> Loop:
+        """The loop of a model that has a tensor which the loss does not reach."""
+        session = self.session(steps=steps, train={"schedule": {"warmup": 0.0}, **train})
+        session.held_out = rows(4)
+        session.model.lonely = torch.nn.Parameter(torch.ones(3))
+        return self.loop(session, steps=steps)
+
+    def test_evaluations_after_every_step_do_not_put_it_off(self) -> None:
+        for every in (1, 2):
+            loop = self.lonely(PATIENCE + 3, eval_every=every)
+            with self.subTest(every), self.assertRaisesRegex(NotLearning, "lonely"):
+                loop.train()
+            self.assertEqual(loop.state.global_step, PATIENCE + 1)
+
+    def test_a_job_shorter_than_that_is_judged_by_what_it_did(self) -> None:
+        for steps in range(2, PATIENCE + 1):
+            with self.subTest(steps), self.assertRaisesRegex(NotLearning, f"zero in {steps - 1} updates.*lonely"):
+                self.lonely(steps).train()
+        # The first update alone says nothing: of a fresh adapter it would not.
+        self.lonely(1).train()
+
+    def test_the_rest_of_a_job_is_not_judged_for_being_short(self) -> None:
+        progress = Progress(step=5)
+        with mock.patch("hone_trainer.session.Progress", return_value=progress):
+            loop = self.lonely(2)
+        loop.train()
+        self.assertEqual(progress.step, 2)
 
     def test_the_first_step_of_an_adapter_says_nothing(self) -> None:
         session = self.session(method=METHODS["lora"], steps=PATIENCE + 2)

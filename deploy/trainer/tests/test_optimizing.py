@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from training import BATCH, STEPS, Training, base
 from transformers import TrainerCallback
 
-from hone_trainer.errors import SpecError
+from hone_trainer.errors import NotFinite, SpecError
 from hone_trainer.intervals import FIRST_SECONDS, LONGEST_SECONDS, Intervals, auto_seconds
 from hone_trainer.meter import PARTS
 from hone_trainer.optimizers import trainer_name
@@ -138,6 +138,19 @@ class HalfPrecision(Training):
                 same = [all(torch.equal(one[key], two[key]) for key in one) for one, two in pairwise(saved)]
                 self.assertEqual(same, [True, False])
                 self.assertEqual(session.progress.skipped_steps, 1)
+
+    def test_gradients_that_always_overflow_end_the_job(self) -> None:
+        # The scale begins at 65536 and is halved by each update that is skipped.
+        for steps, ended in ((4, 4), (30, 17)):
+            with self.subTest(steps):
+                session = self.session(steps=steps, train={"precision": "fp16"})
+                loop = self.loop(session, steps=steps)
+                trained = next(parameter for parameter in session.model.parameters() if parameter.requires_grad)
+                trained.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+                with self.assertRaisesRegex(NotFinite, f"overflow in fp16 at step {ended},"):
+                    loop.train()
+                self.assertEqual(session.progress.skipped_steps, ended)
+                self.assertIsNone(session.saved_step)
 
     def test_it_continues_exactly_with_the_scale_that_it_had(self) -> None:
         parts = {"method": {"type": "lora", "lora": {"r": 2, "dropout": 0.3}}, "checkpoint": {"every_steps": 1}}

@@ -11,12 +11,13 @@ from pathlib import Path
 import test_ranks
 import torch
 from safetensors.torch import load_file
-from training import BATCH, Training, base, rows
+from training import BATCH, Training, base, experts, rows
 
 from hone_trainer import ranks
 from hone_trainer.contract import Controls, restored, verify_checkpoint
 from hone_trainer.errors import SpecError
 from hone_trainer.group import Group
+from hone_trainer.loading import load_model
 from hone_trainer.loop import Loop
 from hone_trainer.progress import Progress
 from hone_trainer.sharded_loop import ShardedLoop
@@ -267,6 +268,13 @@ class Refusals(unittest.TestCase):
                 values = {"version": 1, "model": {"name": "m"}, "method": part.get("method", LORA), "train": train}
                 with self.assertRaisesRegex(SpecError, what):
                     parse(values)
+
+    def test_so_is_a_model_whose_files_have_other_names_for_its_weights(self) -> None:
+        for method in ({"type": "full"}, LORA):
+            values = {"version": 1, "model": {"name": "m"}, "method": method}
+            spec = parse(values | {"train": {"max_steps": 1, "sharding": "full"}})
+            with self.subTest(method), self.assertRaisesRegex(SpecError, "other names for .*experts.gate_up_proj"):
+                load_model(experts(), spec, "fp32")
 
 
 def parameters_of(top: torch.nn.Module, borders: list[torch.nn.Module]) -> list[torch.nn.Parameter]:

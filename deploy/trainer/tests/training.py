@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from hone_trainer.contract import METRICS_FILE, Controls, MetricsWriter, Paths
 from hone_trainer.environment import quieten_transformers
@@ -32,6 +33,26 @@ def base(hidden: int = 32, layers: int = 1, dtype: torch.dtype = torch.float32) 
     directory = Path(_HOLDER.name) / f"{hidden}-{layers}-{dtype}"
     torch.manual_seed(SEED)
     new_model(TOKENIZER, hidden=hidden, layers=layers).to(dtype).save_pretrained(directory)
+    TOKENIZER.save_pretrained(directory)
+    return directory
+
+
+@functools.cache
+def experts(dtype: torch.dtype = torch.float32) -> Path:
+    """The directory of a random model of experts, which are fused in memory and one by one in its files."""
+    directory = Path(_HOLDER.name) / f"experts-{dtype}"
+    torch.manual_seed(SEED)
+    config = MixtralConfig(
+        vocab_size=len(TOKENIZER),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        max_position_embeddings=128,
+    )
+    MixtralForCausalLM(config).to(dtype).save_pretrained(directory)
     TOKENIZER.save_pretrained(directory)
     return directory
 
