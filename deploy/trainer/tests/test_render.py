@@ -23,6 +23,15 @@ REWRITING = CHATML.replace(
     "{% if add_generation_prompt %}<|assistant|>", "{% if add_generation_prompt %}<|assistant|>hm "
 )
 
+# Gives the last answer alone a block of thoughts, takes those of earlier ones away, and prints calls of tools.
+THINKING = (
+    "{% for m in messages %}<|{{ m['role'] }}|>"
+    "{% if m['role'] == 'assistant' %}{% if loop.last %}hm {% endif %}{{ m['content'].split('hm ')[-1] }}"
+    "{% for call in m.tool_calls or [] %}{% if m['content'] %}\n{% endif %}({{ call['name'] }}){% endfor %}"
+    "{% else %}{{ m['content'] }}{% endif %}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
 
 def conversation(*turns: str) -> Row:
     roles = ("user", "assistant")
@@ -122,6 +131,33 @@ class Rendering(unittest.TestCase):
         example = self.renderer(CHATML, loss_on="last_answer").render(row).example
         self.assertEqual(self.learned(example), "an answer<eos>")
         self.assertEqual(self.learned(self.renderer(CHATML).render(row).example), "a dog<eos>an answer<eos>")
+
+    def test_earlier_answers_that_are_printed_otherwise_than_the_last_are_learned(self) -> None:
+        renderer = self.renderer(THINKING)
+        found = renderer.render(conversation("the cat", "hm a dog", "and", "an answer", "the dog", "the cat"))
+        self.assertEqual(self.learned(found.example), "a dog<eos>an answer<eos>hm the cat<eos>")
+        self.assertEqual(found.example.scored_bytes, len("a dog<eos>\nan answer<eos>\nhm the cat<eos>\n"))
+        self.assertEqual(self.kinds(found), [])
+
+    def test_earlier_calls_of_tools_are_learned_as_they_are_printed(self) -> None:
+        call = {"role": "assistant", "content": "", "tool_calls": [{"name": "dog"}]}
+        user = {"role": "user", "content": "the cat"}
+        row = Row(messages=(user, call, user, {"role": "assistant", "content": "an answer"}))
+        found = self.renderer(THINKING).render(row)
+        self.assertEqual(self.learned(found.example), "(dog)<eos>hm an answer<eos>")
+        self.assertEqual(self.kinds(found), [])
+
+    def test_earlier_answers_that_are_not_found_are_counted(self) -> None:
+        upper = THINKING.replace("m['content'].split", "(m['content'] if loop.last else m['content']|upper).split")
+        hidden = THINKING.replace("m['content'].split", "(m['content'] if loop.last else '').split")
+        row = conversation("the cat", "a dog", "and", "an answer")
+        self.assertEqual(self.learned(self.renderer(THINKING).render(row).example), "a dog<eos>hm an answer<eos>")
+        for template in (upper, hidden):
+            found = self.renderer(template).render(row)
+            self.assertEqual(self.learned(found.example), "hm an answer<eos>")
+            self.assertEqual(found.kinds, (("answers_not_found", "1 of 2 answers"),))
+        found = self.renderer(hidden, loss_on="last_answer").render(row)
+        self.assertEqual(self.kinds(found), [])
 
     def test_a_system_prompt_of_the_spec_is_seen_and_not_learned(self) -> None:
         example = self.renderer(CHATML, system="and").render(conversation("the cat", "a dog")).example
