@@ -129,11 +129,13 @@ class Renderer:
         last = bool(answers) and answers[-1] == len(messages) - 1
         if not spans or (last and spans[-1][1] != len(whole)):
             raise BadRow("template_mismatch")
+        kinds = [("fields_ignored", ", ".join(row.ignored))] if row.ignored else []
         if self._loss_on == "all":
-            return Text(whole, [(0, len(whole))], plain=False)
+            return Text(whole, [(0, len(whole))], plain=False, kinds=tuple(kinds))
         lost = len(answers) - len(spans) if self._loss_on == "answers" else 0
-        kinds = (("answers_not_found", f"{lost} of {len(answers)} answers"),) if lost else ()
-        return Text(whole, spans, plain=False, kinds=kinds)
+        if lost:
+            kinds.append(("answers_not_found", f"{lost} of {len(answers)} answers"))
+        return Text(whole, spans, plain=False, kinds=tuple(kinds))
 
     def _answer_span(self, messages: list, index: int, row: Row, whole: str) -> tuple[int, int] | None:
         """Where the answer at `index` lies in the rendered conversation."""

@@ -12,7 +12,7 @@ from hone_trainer.evaluate import evaluate
 from hone_trainer.loss import Head
 from hone_trainer.make_base import new_model, train_tokenizer
 from hone_trainer.render import IGNORED, TODAY, Example, Rendered, Renderer, prepare_tokenizer
-from hone_trainer.rows import Row
+from hone_trainer.rows import Row, convert
 
 CHATML = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<eos>\n{% endfor %}"
@@ -158,6 +158,14 @@ class Rendering(unittest.TestCase):
             self.assertEqual(found.kinds, (("answers_not_found", "1 of 2 answers"),))
         found = self.renderer(hidden, loss_on="last_answer").render(row)
         self.assertEqual(self.kinds(found), [])
+
+    def test_thoughts_reach_the_template_and_fields_that_do_not_are_counted(self) -> None:
+        renderer = self.renderer(CHATML.replace("{{ m['content'] }}", "{{ m.reasoning_content }}{{ m['content'] }}"))
+        answer = {"role": "assistant", "content": "an answer", "reasoning_content": "hm ", "weight": 1}
+        row = convert({"messages": [{"role": "user", "content": "the cat"}, answer]}, "messages")
+        found = renderer.render(row)
+        self.assertEqual(self.learned(found.example), "hm an answer<eos>")
+        self.assertEqual(found.kinds, (("fields_ignored", "weight"),))
 
     def test_a_system_prompt_of_the_spec_is_seen_and_not_learned(self) -> None:
         example = self.renderer(CHATML, system="and").render(conversation("the cat", "a dog")).example
