@@ -136,7 +136,7 @@ class Attempt:
         if code not in _MEMORY or self.spec is None:
             return {}
         train, peak = self.spec.train, _MEMORY[code][1]
-        found = {name: getattr(train, name) for name in ("micro_batch", "accumulation", "seq_len")}
+        found = {name: getattr(train, name) for name in ranks.SHAPE}
         if self.session is not None:
             from hone_trainer.peaks import so_far
 

@@ -149,12 +149,13 @@ class Head:
         if len(rows) <= size:
             return self._part(rows, ids)
         total, correct = 0, 0
-        for part, wanted in zip(rows.split(size), ids.split(size)):
-            if torch.is_grad_enabled():
-                total = total + checkpoint(self._part, part, wanted, use_reentrant=False)
-            else:
-                total = total + self._part(part, wanted)
-                correct = correct + self._correct if self._exact else 0
+        with _cast_for_each(rows.device.type):
+            for part, wanted in zip(rows.split(size), ids.split(size)):
+                if torch.is_grad_enabled():
+                    total = total + checkpoint(self._part, part, wanted, use_reentrant=False)
+                else:
+                    total = total + self._part(part, wanted)
+                    correct = correct + self._correct if self._exact else 0
         self._correct = correct if self._exact else None
         return total
 
@@ -168,6 +169,19 @@ class Head:
             return torch.nn.functional.cross_entropy(logits, ids, reduction="sum")
         self._correct = (logits.argmax(-1) == ids).sum()
         return torch.nn.functional.cross_entropy(logits, ids, reduction="none").double().sum()
+
+
+@contextlib.contextmanager
+def _cast_for_each(device: str) -> Iterator[None]:
+    """Autocast, where it is on, casts the output layer's weight for each chunk anew.
+
+    With one cast for all, the chunks' gradients would be added up in that cast's 16 bits; so they are in the weight's.
+    """
+    if not torch.is_autocast_enabled(device):
+        yield
+        return
+    with torch.autocast(device, dtype=torch.get_autocast_dtype(device), cache_enabled=False):
+        yield
 
 
 def _vocabulary(layer: torch.nn.Module) -> int:

@@ -1,9 +1,14 @@
 """A quantised base: bitsandbytes' linear layers, kept such that training through them is exact."""
 
+import math
+
 import torch
 
 from hone_trainer.errors import SpecError
 from hone_trainer.spec_method import Quant
+
+# Norms and biases stay as they are, and take hardly anything. More than this part of the weights is worth a word.
+NOTABLE = 0.05
 
 
 def settings(quant: Quant, compute: torch.dtype):
@@ -36,6 +41,28 @@ def keep_trainable(model) -> int:
             layer.support_avx512bf16_for_cpu = False
         layers += isinstance(layer, (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt))
     return layers
+
+
+def left_whole(model) -> tuple[float, list[str]]:
+    """The part of the base's weights that is not quantised, and its tensors, the largest first.
+
+    Embeddings and the output layer are never quantised and count on neither side. Models that hold their experts as
+    one tensor have no linear layers there, and the library leaves such a tensor as it is.
+    """
+    import bitsandbytes
+
+    embeddings = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+    apart = {id(parameter) for layer in embeddings for parameter in layer.parameters()}
+    total, left = 0, {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in apart or "lora_" in name:
+            continue
+        state = getattr(parameter, "quant_state", None)
+        count = parameter.numel() if state is None else math.prod(state.shape)
+        total += count
+        if state is None and not isinstance(parameter, bitsandbytes.nn.Int8Params):
+            left[name] = count
+    return sum(left.values()) / max(1, total), sorted(left, key=lambda name: -left[name])
 
 
 def require_trainable(model) -> None:

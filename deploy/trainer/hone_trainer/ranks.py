@@ -24,6 +24,9 @@ ADDRESS = "127.0.0.1"
 # Rank 0 is killed if it does not end within this time after another has ended. A stop has its own grace, before.
 CLOSE_SECONDS = "10"
 POLL_SECONDS = 0.1
+# What a last word says where memory ran out; another rank's says nothing of the failure.
+SHAPE = ("micro_batch", "accumulation", "seq_len")
+MEMORY = (*SHAPE, "probe_peak_bytes", "peak_bytes")
 
 
 def run(count: int, controls: Controls) -> dict:
@@ -56,6 +59,8 @@ def verdict(words: dict[int, dict], endings: dict[int, int]) -> dict:
         told.pop(key, None)
     if told.get("status") in ("completed", "interrupted"):
         return told
+    for key in MEMORY:
+        told.pop(key, None)
     silent = {rank: code for rank, code in endings.items() if rank not in words}
     if silent:
         # A signal from outside comes before what it does to the others.
@@ -71,7 +76,7 @@ def verdict(words: dict[int, dict], endings: dict[int, int]) -> dict:
         # What all ranks find alike is no rank's own failure.
         alike = word["reason"] == told.get("reason")
         reason = word["reason"] if alike else f"rank {rank}: {word['reason']}"
-        failure = {name: word[name] for name in ("code", "error")}
+        failure = {name: word[name] for name in ("code", "error", *MEMORY) if name in word}
     return told | failure | {"status": "failed", "reason": reason, "retryable": retryable(Exit(failure["code"]))}
 
 

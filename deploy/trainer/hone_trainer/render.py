@@ -7,7 +7,7 @@ end-of-sequence token that is learned, so that the tuned model knows to stop.
 import contextlib
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy
@@ -30,6 +30,8 @@ CHATML_TEMPLATE = (
 # Some templates print the day. A row must have the same tokens on every day:
 # else nothing could be continued tomorrow.
 TODAY = datetime.datetime(2024, 7, 26)
+# Put in an answer's place to see where a template prints it: one word, which no template takes apart.
+MARKER = "HoneAnswerPlace5e1d0c"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Text:
     whole: str
     answers: list[tuple[int, int]]
     plain: bool
+    kinds: tuple[tuple[str, str], ...] = ()
 
 
 def prepare_tokenizer(tokenizer, template: str) -> None:
@@ -126,13 +129,19 @@ class Renderer:
         last = bool(answers) and answers[-1] == len(messages) - 1
         if not spans or (last and spans[-1][1] != len(whole)):
             raise BadRow("template_mismatch")
-        return Text(whole, [(0, len(whole))] if self._loss_on == "all" else spans, plain=False)
+        kinds = [("fields_ignored", ", ".join(row.ignored))] if row.ignored else []
+        if self._loss_on == "all":
+            return Text(whole, [(0, len(whole))], plain=False, kinds=tuple(kinds))
+        lost = len(answers) - len(spans) if self._loss_on == "answers" else 0
+        if lost:
+            kinds.append(("answers_not_found", f"{lost} of {len(answers)} answers"))
+        return Text(whole, spans, plain=False, kinds=tuple(kinds))
 
     def _answer_span(self, messages: list, index: int, row: Row, whole: str) -> tuple[int, int] | None:
         """Where the answer at `index` lies in the rendered conversation."""
         through = whole if index == len(messages) - 1 else self._template(messages[: index + 1], row)
         if not whole.startswith(through):
-            return None
+            return self._marked_span(messages, index, row, whole)
         # Some templates open an answer otherwise than they ask for one; then
         # the opening counts as a part of the answer.
         for prompt in (True, False):
@@ -140,6 +149,22 @@ class Renderer:
             if through.startswith(before):
                 return len(before), len(through)
         return None
+
+    def _marked_span(self, messages: list, index: int, row: Row, whole: str) -> tuple[int, int] | None:
+        """Where an earlier answer lies if the template prints it otherwise once more turns follow.
+
+        Some templates give the last answer alone a block of thoughts, so that a shorter conversation is no prefix of
+        the whole. With a marker in the answer's place, what is before the marker and what follows the turn must be
+        found in the whole again; the turn's close is what a conversation prints that ends with it.
+        """
+        marked = [*messages[:index], {**messages[index], "content": MARKER}, *messages[index + 1 :]]
+        before, found, after = self._template(marked, row).partition(MARKER)
+        close = self._template(marked[: index + 1], row).partition(MARKER)[2]
+        rest = after[len(close) :] if after.startswith(close) else after
+        end = len(whole) - len(rest)
+        if not found or MARKER in after or not whole.startswith(before) or not whole.endswith(rest):
+            return None
+        return (len(before), end) if len(before) < end else None
 
     def _template(self, messages: list, row: Row, prompt: bool = False) -> str:
         try:
@@ -163,7 +188,12 @@ class Renderer:
                 found = self._tokenizer.backend_tokenizer.encode_batch(whole, add_special_tokens=plain)
                 for index, encoding in zip(mine, found, strict=True):
                     encodings[index] = encoding
-        return [self._example(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+        found = [self._example(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+        # What is said of rows that are learned all the same is said of those alone.
+        return [
+            replace(one, kinds=text.kinds + one.kinds) if one.example else one
+            for text, one in zip(texts, found, strict=True)
+        ]
 
     def _example(self, text: Text, encoding) -> Rendered:
         ids = numpy.array(encoding.ids, dtype=numpy.int32)

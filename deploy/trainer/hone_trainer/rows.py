@@ -6,7 +6,7 @@ cannot mean is a BadRow that says why; where the row is, its reader knows.
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hone_trainer.contract import encode
 from hone_trainer.data.problems import BadRow
@@ -24,6 +24,8 @@ _ROLES = {
     "observation": "tool",
     "function_response": "tool",
 }
+# Fields of a message that some templates print, as they are; beside its role, its content and its tool_calls.
+PASSED = ("reasoning_content", "thinking", "name", "tool_call_id")
 # Every field that some format reads.
 COLUMNS = frozenset(
     "messages tools conversations system instruction input output response history prompt completion text".split()
@@ -32,11 +34,12 @@ COLUMNS = frozenset(
 
 @dataclass(frozen=True)
 class Row:
-    """One example; exactly one of messages and text is set."""
+    """One example; exactly one of messages and text is set. `ignored` names fields of messages that it is without."""
 
     messages: tuple[dict, ...] = ()
     text: str | None = None
     tools: list | None = None
+    ignored: tuple[str, ...] = ()
 
     def content(self) -> int:
         """64 bits of a hash that names the content, whatever the spacing of its file."""
@@ -58,7 +61,7 @@ class Row:
         """The conversation under this system prompt, unless it has one of its own."""
         if not prompt or self.text is not None or any(message["role"] == "system" for message in self.messages):
             return self
-        return Row(({"role": "system", "content": prompt}, *self.messages), tools=self.tools)
+        return replace(self, messages=({"role": "system", "content": prompt}, *self.messages))
 
 
 def _says(message: dict) -> bool:
@@ -134,26 +137,32 @@ def _message(value: object, role_key: str = "role", text_key: str = "content") -
     message = {"role": role, "content": _text(value, text_key, optional=bool(calls))}
     if calls:
         message["tool_calls"] = calls
-    return message
+    return message | {key: value[key] for key in PASSED if isinstance(value.get(key), str)}
 
 
-def _messages(value: dict, key: str, **keys: str) -> tuple[dict, ...]:
+def _conversation(value: dict, key: str, role_key: str = "role", text_key: str = "content") -> Row:
     found = _list(value, key)
     if not isinstance(found, list) or not found:
         raise BadRow("wrong_type", f"{key} must be a list of messages")
-    return tuple(_message(item, **keys) for item in found)
+    messages, ignored = [], set()
+    for item in found:
+        messages.append(_message(item, role_key, text_key))
+        # Tables have every field of one message in all others, without a value. Calls may be an empty list.
+        given = {name for name, content in item.items() if content is not None}
+        ignored |= given - {role_key, text_key, "tool_calls", *(set(PASSED) & set(messages[-1]))}
+    return Row(messages=tuple(messages), ignored=tuple(sorted(ignored)))
 
 
 def _from_messages(value: dict) -> Row:
     tools = _list(value, "tools") or None
     if tools is not None and not isinstance(tools, list):
         raise BadRow("wrong_type", "tools must be a list")
-    return Row(messages=_messages(value, "messages"), tools=tools)
+    return replace(_conversation(value, "messages"), tools=tools)
 
 
 def _from_sharegpt(value: dict) -> Row:
-    messages = _messages(value, "conversations", role_key="from", text_key="value")
-    return Row(messages=messages).with_system(_text(value, "system", optional=True))
+    row = _conversation(value, "conversations", role_key="from", text_key="value")
+    return row.with_system(_text(value, "system", optional=True))
 
 
 def _from_alpaca(value: dict) -> Row:
@@ -174,7 +183,9 @@ def _from_alpaca(value: dict) -> Row:
 
 def _from_prompt_completion(value: dict) -> Row:
     if isinstance(value.get("prompt"), list) and isinstance(value.get("completion"), list):
-        return Row(messages=_messages(value, "prompt") + _messages(value, "completion"))
+        prompt, completion = _conversation(value, "prompt"), _conversation(value, "completion")
+        ignored = tuple(sorted({*prompt.ignored, *completion.ignored}))
+        return Row(messages=prompt.messages + completion.messages, ignored=ignored)
     return Row(
         messages=(
             {"role": "user", "content": _text(value, "prompt")},

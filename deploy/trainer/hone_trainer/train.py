@@ -12,10 +12,12 @@ from hone_trainer.loading import load_model, parameter_counts
 from hone_trainer.loop import Loop
 from hone_trainer.loss import Head
 from hone_trainer.memory import probe, report_load
+from hone_trainer.methods import SHOWN
 from hone_trainer.model import end_tokens, load_tokenizer, resolve_precision
 from hone_trainer.packing import Packs, require_apart
 from hone_trainer.peaks import Peak
 from hone_trainer.progress import Progress
+from hone_trainer.quantise import NOTABLE, left_whole
 from hone_trainer.render import Example, prepare_tokenizer
 from hone_trainer.session import Session
 from hone_trainer.sharded_loop import ShardedLoop
@@ -78,6 +80,8 @@ def _load(session: Session, data: Prepared) -> None:
                     session.model = load_model(session.paths.model, spec, session.precision)
                 report_load(session, peak)
                 _check_fit(session, data)
+                if spec.method.quant:
+                    notice_left_whole(session)
                 if spec.train.sharding:
                     session.shard()
             if spec.train.sharding:
@@ -129,6 +133,15 @@ def _check_fit(session: Session, data: Prepared) -> None:
         session.notice(
             "warning", "beyond_window", f"rows of up to {data.longest} tokens exceed the model's {window} positions"
         )
+
+
+def notice_left_whole(session: Session) -> None:
+    """Says so if a notable part of the base is not quantised: its memory is then not what was asked for."""
+    share, names = left_whole(session.model)
+    if share > NOTABLE:
+        listed = ", ".join(names[:SHOWN])
+        text = f"{100 * share:.1f}% of the base's weights, embeddings apart, are not quantised: {listed}"
+        session.notice("warning", "not_quantised", text, share=round(share, 4))
 
 
 def _choose_loss(session: Session, example: Example) -> None:

@@ -47,6 +47,21 @@ class Formats(unittest.TestCase):
     def test_text_stays_text(self) -> None:
         self.assertEqual(self.row({"text": "t"}), Row(text="t"))
 
+    def test_fields_of_messages_that_templates_print_are_kept_and_others_named(self) -> None:
+        kept = {"reasoning_content": "r", "thinking": "t", "name": "n", "tool_call_id": "c"}
+        other = {"weight": 0, "role": "x", "content": "y", "name": 3, "absent": None}
+        row = self.row({"messages": [{"role": "user", "content": "q"}, {"role": "tool", "content": "a", **kept}]})
+        self.assertEqual(row, Row(messages=(ANSWERED[0], {"role": "tool", "content": "a", **kept})))
+        self.assertNotEqual(row.content(), Row(messages=(ANSWERED[0], {"role": "tool", "content": "a"})).content())
+        turns = [{"from": "human", "value": "q", **kept}, {"from": "gpt", "value": "a", **other}]
+        row = self.row({"conversations": turns})
+        self.assertEqual(row.messages, (ANSWERED[0] | kept, ANSWERED[1]))
+        self.assertEqual(row.ignored, ("content", "name", "role", "weight"))
+        self.assertEqual(row.with_system("s").ignored, row.ignored)
+        asked = [{"role": "user", "content": "q", "id": 1, "tool_calls": []}]
+        row = self.row({"prompt": asked, "completion": [{"role": "assistant", "content": "a", "weight": 1}]})
+        self.assertEqual((row.messages, row.ignored), (ANSWERED, ("id", "weight")))
+
     def test_what_no_format_has_is_refused(self) -> None:
         for value in ({"chosen": "x"}, [], "text", {}):
             with self.subTest(value), self.assertRaises(BadRow) as caught:

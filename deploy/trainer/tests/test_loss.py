@@ -72,6 +72,25 @@ class Chunks(unittest.TestCase):
                 likeliest = model(**inputs, use_cache=False).logits[:, :-1].argmax(-1)
                 self.assertEqual(correct, int(((likeliest == labels[:, 1:]) & (labels[:, 1:] != IGNORED)).sum()))
 
+    def test_chunks_in_half_precision_add_up_in_the_weights_own(self) -> None:
+        torch.manual_seed(3)
+        model = new_model(TOKENIZER, hidden=32, layers=1)
+        inputs, labels = self.batch()
+        head, weight = Head(model), model.lm_head.weight
+
+        def gradient(targets_at_once: int, half: bool) -> torch.Tensor:
+            head._chunk_bytes = targets_at_once * 4 * model.lm_head.out_features
+            model.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+                loss = head.nll(model, inputs, Targets.of(labels))
+            loss.backward()
+            return weight.grad.clone()
+
+        expected = gradient(1000, half=False)
+        whole, parts = (float((gradient(size, half=True) - expected).norm() / expected.norm()) for size in (1000, 1))
+        self.assertGreater(whole, 1e-4)
+        self.assertLess(parts, 1.5 * whole)
+
     def test_the_logits_never_exist_as_a_whole(self) -> None:
         model, seen = new_model(TOKENIZER, hidden=32, layers=1), []
         plain = model.lm_head.forward

@@ -8,6 +8,7 @@ from unittest import mock
 import bitsandbytes
 import torch
 from training import Training, base, rows, summed_nll
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from hone_trainer import inference, quantise
 from hone_trainer.batches import collate
@@ -15,6 +16,7 @@ from hone_trainer.errors import SpecError
 from hone_trainer.evaluate import evaluate
 from hone_trainer.export import write_base_settings
 from hone_trainer.loss import Targets
+from hone_trainer.train import notice_left_whole
 
 # Relative to the length of the reference's gradient. 4-bit weights are multiplied in fp32 as they stand for; 8-bit
 # ones with activations that are rounded to 8 bits themselves, 1 part in 254 of the largest of a row.
@@ -93,6 +95,25 @@ class Gradients(Training):
         layers[0].weight.quant_state.packing_format_for_cpu = True
         with self.assertRaisesRegex(SpecError, "packed"):
             quantise.require_trainable(session.model)
+
+    def test_experts_that_stay_whole_are_told(self) -> None:
+        directory = self.directory()
+        sizes = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 4}
+        MixtralForCausalLM(MixtralConfig(**sizes, **heads)).save_pretrained(directory)
+        for quant in (QUANT["nf4"], QUANT["8-bit"]):
+            lora = {"r": 4, "targets": ["q_proj"]}
+            with self.subTest(quant):
+                session = self.session(method={"type": "lora", "lora": lora, "quant": quant}, model=directory)
+                notice_left_whole(session)
+                (notice,) = self.records(session, "notice")
+                self.assertEqual((notice["code"], notice["level"]), ("not_quantised", "warning"))
+                self.assertRegex(notice["message"], "experts")
+                # Four experts of three 64 × 96 matrices, beside four 64 × 64 of attention.
+                self.assertAlmostEqual(notice["share"], 73728 / (73728 + 16384), delta=0.01)
+                session = self.session(method={"type": "lora", "quant": quant}, model=base(hidden=64, layers=2))
+                notice_left_whole(session)
+                self.assertEqual(self.records(session, "notice"), [])
 
 
 class Packages(Training):

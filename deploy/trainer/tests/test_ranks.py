@@ -143,6 +143,19 @@ class Verdicts(unittest.TestCase):
         self.assertEqual(told["error"]["message"], "no memory")
         self.assertNotIn("ended", told)
 
+    def test_where_memory_ran_out_is_told_of_the_rank_that_ran_out(self) -> None:
+        shape = {"micro_batch": 4, "accumulation": 2, "seq_len": 512}
+        first, second = shape | {"probe_peak_bytes": 5, "peak_bytes": 7}, shape | {"peak_bytes": 9}
+        failed = self.word(1.0, "no memory", code=81) | first
+        told = ranks.verdict({0: self.word(2.0, "connection closed"), 1: failed}, {1: 81})
+        self.assertEqual({name: told.get(name) for name in first}, first)
+        told = ranks.verdict({0: self.word(2.0, "no memory", code=81) | second, 1: failed}, {1: 81})
+        self.assertEqual({name: told.get(name) for name in first}, first)
+        # Rank 0's own want of memory is not the cause here.
+        words = {0: self.word(2.0, "no memory", code=81) | first, 1: self.word(1.0, "bad", code=78)}
+        self.assertFalse(set(first) & set(ranks.verdict(words, {1: 78})))
+        self.assertFalse(set(first) & set(ranks.verdict({0: words[0]}, {0: 81, 1: -9})))
+
     def test_what_all_find_alike_is_told_of_none(self) -> None:
         words = {0: self.word(2.0, "the loss is nan", code=82), 1: self.word(1.0, "the loss is nan", code=82)}
         told = ranks.verdict(words, {1: 82})

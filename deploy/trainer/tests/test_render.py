@@ -12,7 +12,7 @@ from hone_trainer.evaluate import evaluate
 from hone_trainer.loss import Head
 from hone_trainer.make_base import new_model, train_tokenizer
 from hone_trainer.render import IGNORED, TODAY, Example, Rendered, Renderer, prepare_tokenizer
-from hone_trainer.rows import Row
+from hone_trainer.rows import Row, convert
 
 CHATML = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<eos>\n{% endfor %}"
@@ -21,6 +21,15 @@ CHATML = (
 # Opens every answer with a thought that its generation prompt does not have.
 REWRITING = CHATML.replace(
     "{% if add_generation_prompt %}<|assistant|>", "{% if add_generation_prompt %}<|assistant|>hm "
+)
+
+# Gives the last answer alone a block of thoughts, takes those of earlier ones away, and prints calls of tools.
+THINKING = (
+    "{% for m in messages %}<|{{ m['role'] }}|>"
+    "{% if m['role'] == 'assistant' %}{% if loop.last %}hm {% endif %}{{ m['content'].split('hm ')[-1] }}"
+    "{% for call in m.tool_calls or [] %}{% if m['content'] %}\n{% endif %}({{ call['name'] }}){% endfor %}"
+    "{% else %}{{ m['content'] }}{% endif %}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
@@ -122,6 +131,41 @@ class Rendering(unittest.TestCase):
         example = self.renderer(CHATML, loss_on="last_answer").render(row).example
         self.assertEqual(self.learned(example), "an answer<eos>")
         self.assertEqual(self.learned(self.renderer(CHATML).render(row).example), "a dog<eos>an answer<eos>")
+
+    def test_earlier_answers_that_are_printed_otherwise_than_the_last_are_learned(self) -> None:
+        renderer = self.renderer(THINKING)
+        found = renderer.render(conversation("the cat", "hm a dog", "and", "an answer", "the dog", "the cat"))
+        self.assertEqual(self.learned(found.example), "a dog<eos>an answer<eos>hm the cat<eos>")
+        self.assertEqual(found.example.scored_bytes, len("a dog<eos>\nan answer<eos>\nhm the cat<eos>\n"))
+        self.assertEqual(self.kinds(found), [])
+
+    def test_earlier_calls_of_tools_are_learned_as_they_are_printed(self) -> None:
+        call = {"role": "assistant", "content": "", "tool_calls": [{"name": "dog"}]}
+        user = {"role": "user", "content": "the cat"}
+        row = Row(messages=(user, call, user, {"role": "assistant", "content": "an answer"}))
+        found = self.renderer(THINKING).render(row)
+        self.assertEqual(self.learned(found.example), "(dog)<eos>hm an answer<eos>")
+        self.assertEqual(self.kinds(found), [])
+
+    def test_earlier_answers_that_are_not_found_are_counted(self) -> None:
+        upper = THINKING.replace("m['content'].split", "(m['content'] if loop.last else m['content']|upper).split")
+        hidden = THINKING.replace("m['content'].split", "(m['content'] if loop.last else '').split")
+        row = conversation("the cat", "a dog", "and", "an answer")
+        self.assertEqual(self.learned(self.renderer(THINKING).render(row).example), "a dog<eos>hm an answer<eos>")
+        for template in (upper, hidden):
+            found = self.renderer(template).render(row)
+            self.assertEqual(self.learned(found.example), "hm an answer<eos>")
+            self.assertEqual(found.kinds, (("answers_not_found", "1 of 2 answers"),))
+        found = self.renderer(hidden, loss_on="last_answer").render(row)
+        self.assertEqual(self.kinds(found), [])
+
+    def test_thoughts_reach_the_template_and_fields_that_do_not_are_counted(self) -> None:
+        renderer = self.renderer(CHATML.replace("{{ m['content'] }}", "{{ m.reasoning_content }}{{ m['content'] }}"))
+        answer = {"role": "assistant", "content": "an answer", "reasoning_content": "hm ", "weight": 1}
+        row = convert({"messages": [{"role": "user", "content": "the cat"}, answer]}, "messages")
+        found = renderer.render(row)
+        self.assertEqual(self.learned(found.example), "hm an answer<eos>")
+        self.assertEqual(found.kinds, (("fields_ignored", "weight"),))
 
     def test_a_system_prompt_of_the_spec_is_seen_and_not_learned(self) -> None:
         example = self.renderer(CHATML, system="and").render(conversation("the cat", "a dog")).example

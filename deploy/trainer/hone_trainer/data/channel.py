@@ -27,7 +27,7 @@ from hone_trainer.rows import Channel, Row, convert, detect
 log = logging.getLogger(__name__)
 
 # Counts up when the same files and settings would give another store.
-VERSION = 1
+VERSION = 2
 # Rows, and characters of them, that are tokenised at a time: enough to keep the
 # tokenizer's threads busy, few enough to cost no memory worth the name.
 BATCH_ROWS, BATCH_CHARACTERS = 512, 1_000_000

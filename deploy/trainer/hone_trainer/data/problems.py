@@ -42,6 +42,8 @@ LEFT_OUT = {
 KEPT = {
     "overlong_truncated": "cut at train.seq_len",
     "no_stop": "that end without a stop token; a model that learned from such rows alone would never stop",
+    "answers_not_found": "with earlier answers that the chat template hides or rewrites; those are not learned",
+    "fields_ignored": "with fields in their messages that no template is given",
     "stop_appended": "that the chat template ends without a stop token; one was appended",
 }
 # What is done as a matter of course.
