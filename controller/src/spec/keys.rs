@@ -194,7 +194,7 @@ pub const KEYS: &[Key] = table! {
     "train.clip_norm", Real(0.0, 1000.0), Is("1.0"),
         "Longest gradient; 0 turns it off. One bad row then cannot ruin the run.";
     "train.precision", Word(Precision::NAMES), Is("auto"),
-        "bf16 where the hardware has it, else fp32: neither needs loss scaling.";
+        "bf16 where the GPU has it, else fp16 with loss scaling; fp32 without a GPU.";
     "train.activation_checkpointing", Flag, Is("false"),
         "Compute activations again instead of keeping them: less memory, about a third slower.";
     "train.sharding", Word(Sharding::NAMES), Is("none"),
@@ -244,7 +244,7 @@ pub const KEYS: &[Key] = table! {
     "trainer.checkpoint.complete.marker", Text, Else("by `settled`"),
         "A file that the tool writes last into the checkpoint, which is a folder then.";
     "trainer.checkpoint.complete.settled", Other("a time from 1s to 1h such as `10s`"), Else("by `marker`"),
-        "Nothing in it has changed for so long. Weaker than a marker: choose more than the longest pause of a save.";
+        "Nothing in it has changed for so long. Weaker than a marker: choose more than the longest pause of a save; and what is saved upon a stop counts only if the script then ends with 0.";
     "trainer.checkpoint.request", Text, Else("it cannot be asked"),
         "A file in the output folder that hone makes to ask for a checkpoint: the tool looks for it after each step, takes it away and saves. With it `checkpoint.every.minutes` and `auto` count, and a job whose `stop` is `none` saves before it is ended.";
     "trainer.resume", Section, Else("the tool's own way; with `torchtune`, `unsloth` and `custom`, the variable `HONE_RESUME_FROM`"),
