@@ -35,7 +35,7 @@ pub fn ask(dirs: &AttemptDirs, name: &str) -> io::Result<()> {
 /// Training between two saves, when one takes so long: the same as that of hone's own trainer (`intervals.py`).
 ///
 /// Young's first-order optimum (J. W. Young, 1974): with a save of C seconds and a failure every M, the interval
-/// sqrt(2 C M) loses least in all. It is lengthened where saves would take more than [`OVERHEAD`] of the time.
+/// sqrt(2 C M) loses least in all. It is lengthened where saves would take more than a fiftieth of the time.
 #[must_use]
 pub fn auto(save: Option<Duration>) -> Duration {
     let Some(save) = save else { return FIRST };
