@@ -44,7 +44,7 @@ def place(name: str, kind: str, number: int) -> str:
 
 
 def channel_files(directory: Path, channel: str) -> list[DataFile]:
-    """The files of a channel that hold rows, in reading order; MissingInput without any, or where one cannot be read."""
+    """The files of a channel that hold rows, in reading order; MissingInput without any, or if one cannot be read."""
     folder = directory / channel
     try:
         found = sorted(_walk(folder, channel)) if folder.is_dir() else []
