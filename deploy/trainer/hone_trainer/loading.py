@@ -130,13 +130,18 @@ def _load(directory: Path, spec: Spec, dtype: torch.dtype, device: str):
             )
     except (ValueError, ImportError) as error:
         raise SpecError(f"this trainer cannot load the model: {error}") from error
+    except PermissionError as error:
+        raise MissingInput(f"the model's files cannot be read: {error}") from error
     if told["missing_keys"]:
         # They would be random.
         names = ", ".join(sorted(told["missing_keys"])[:SHOWN])
         raise MissingInput(f"the model's files lack tensors that its config.json asks for: {names}")
     model.config.name_or_path = str(directory)
     if (directory / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(directory, local_files_only=True)
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(directory, local_files_only=True)
+        except OSError as error:
+            raise MissingInput(f"the model's generation_config.json cannot be read: {error}") from error
     return model
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from hone_trainer.contract import Exit
 from hone_trainer.data.files import DataFile, channel_files, place, read
 from hone_trainer.data.problems import BadRow
 from hone_trainer.data.text_files import MAX_ROW_BYTES, json_array, json_lines
-from hone_trainer.errors import DataError, MissingInput
+from hone_trainer.errors import DataError, MissingInput, exit_code
 from hone_trainer.rows import convert, detect
 
 # One row of each format, with what every container must give back.
@@ -156,6 +157,18 @@ class Folders(Folder):
         for name in ("train", "eval"):
             with self.subTest(name), self.assertRaises(MissingInput):
                 channel_files(self.directory, name)
+
+    def test_so_is_one_that_may_not_be_read(self) -> None:
+        for name in ("t.jsonl", "deep"):
+            self.write("deep/u.jsonl", "{}")
+            self.write("t.jsonl", "{}")
+            path = self.train / name
+            path.chmod(0)
+            self.addCleanup(path.chmod, 0o700)
+            with self.subTest(name), self.assertRaisesRegex(MissingInput, f"Permission denied: .*/{name}") as caught:
+                channel_files(self.directory, "train")
+            self.assertEqual(exit_code(caught.exception), Exit.MISSING_INPUT)
+            path.chmod(0o700)
 
 
 class Broken(Folder):

@@ -1,6 +1,7 @@
 """Loading costs one copy of the model and no second; what is damaged is refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 import unittest
@@ -104,6 +105,16 @@ class Files(Training):
         self.assertIsNone(disk_type(directory))
         self.assertEqual(disk_type(base()), torch.float32)
         self.assertEqual(MappedFile(directory / "model.safetensors").tensors["b"].dtype, torch.bfloat16)
+
+    def test_no_file_of_a_model_that_may_not_be_read_counts_as_a_failure_to_write(self) -> None:
+        for path in base().glob("*.*"):
+            # The tokenizer is loaded elsewhere.
+            if not path.name.startswith("tokenizer"):
+                directory = self.directory()
+                shutil.copytree(base(), directory, dirs_exist_ok=True)
+                (directory / path.name).chmod(0)
+                with self.subTest(path.name), self.assertRaisesRegex((MissingInput, SpecError), "Permission denied"):
+                    self.session(model=directory)
 
     def test_weights_that_lack_a_tensor_are_refused(self) -> None:
         directory = self.directory()

@@ -44,9 +44,15 @@ def place(name: str, kind: str, number: int) -> str:
 
 
 def channel_files(directory: Path, channel: str) -> list[DataFile]:
-    """The files of a channel that hold rows, in reading order; MissingInput without any."""
+    """The files of a channel that hold rows, in reading order; MissingInput without any, or if one cannot be read."""
     folder = directory / channel
-    found = sorted(_walk(folder, channel)) if folder.is_dir() else []
+    try:
+        found = sorted(_walk(folder, channel)) if folder.is_dir() else []
+        for path in found:
+            # Said now, and before any library is loaded.
+            open(path, "rb").close()
+    except PermissionError as error:
+        raise MissingInput(f"the data of channel {channel} cannot be read: {error}") from error
     if not found:
         raise MissingInput(f"no data file in channel {channel}")
     return [DataFile(path, path.relative_to(folder).as_posix()) for path in found]
