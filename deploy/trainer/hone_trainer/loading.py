@@ -30,7 +30,10 @@ def load_model(directory: Path, spec: Spec, precision: str):
     model.config.use_cache = False
     if spec.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
+        if method.freeze:
+            # The library lets gradients through to the embeddings, which only reentrant checkpoints need: the backward
+            # pass would go through all layers below the lowest that is trained, and compute each of them anew.
+            model.disable_input_require_grads()
     if method.adapter:
         model = add_adapter(model, method.lora)
     if method.freeze:
