@@ -14,6 +14,8 @@ from hone_trainer.methods import SHOWN, add_adapter, trained_names
 from hone_trainer.spec import Spec
 from hone_trainer.weights import mapped_weights
 
+FLASH = "flash_attention_2"
+
 
 def load_model(directory: Path, spec: Spec, precision: str):
     """The model with what the method trains, on the device unless it is to be sharded; nothing else of it is trainable.
@@ -26,13 +28,16 @@ def load_model(directory: Path, spec: Spec, precision: str):
         kept = half
     # What is to be cut into parts may not fit a GPU as a whole.
     device = "cpu" if spec.train.sharding or not torch.cuda.is_available() else f"cuda:{torch.cuda.current_device()}"
-    model = _load(directory, spec, kept, device)
+    model = _load(directory, spec, kept, device, half)
     if spec.train.sharding:
         _require_plain_names(model)
     model.config.use_cache = False
     if spec.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
+        if method.freeze:
+            # The library lets gradients through to the embeddings, which only reentrant checkpoints need: the backward
+            # pass would go through all layers below the lowest that is trained, and compute each of them anew.
+            model.disable_input_require_grads()
     if method.adapter:
         model = add_adapter(model, method.lora)
     if method.freeze:
@@ -49,6 +54,23 @@ def load_model(directory: Path, spec: Spec, precision: str):
 def half_type(precision: str) -> torch.dtype:
     """The type of the arithmetic, in which a frozen base is kept."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+
+
+def attention(kind: type, half: torch.dtype) -> str | None:
+    """FlashAttention where an image brings it, for arithmetic in 16 bits; None leaves the choice to the library.
+
+    That one takes PyTorch's own kernels, or plain products for models that know nothing else.
+    """
+    from transformers.utils import is_flash_attn_2_available
+
+    known = getattr(kind, "_compatible_flash_implementations", None) or [FLASH]
+    if half == torch.float32 or not torch.cuda.is_available() or not is_flash_attn_2_available():
+        return None
+    if not getattr(kind, "_supports_flash_attn", False) or FLASH not in known:
+        return None
+    # Its backward pass adds up in any order unless told otherwise, and no continuation would be exact.
+    os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"
+    return FLASH
 
 
 def parameter_counts(model) -> tuple[int, int]:
@@ -107,10 +129,10 @@ def _require_plain_names(model) -> None:
         )
 
 
-def _load(directory: Path, spec: Spec, dtype: torch.dtype, device: str):
+def _load(directory: Path, spec: Spec, dtype: torch.dtype, device: str, half: torch.dtype):
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-    options = {"dtype": dtype, "attn_implementation": "sdpa"}
+    options = {"dtype": dtype}
     if spec.method.quant:
         options["quantization_config"] = quantise.settings(spec.method.quant, dtype)
     try:
@@ -125,6 +147,7 @@ def _load(directory: Path, spec: Spec, dtype: torch.dtype, device: str):
                 config=config,
                 state_dict=mapped_weights(directory),
                 device_map={"": device},
+                attn_implementation=attention(type(shape), half),
                 output_loading_info=True,
                 **options,
             )

@@ -1,19 +1,21 @@
 """Loading costs one copy of the model and no second; what is damaged is refused."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import torch
 from safetensors.torch import load_file, save_file
-from training import Training, base
-from transformers import LlamaConfig, LlamaForCausalLM
+from training import STEPS, Training, base
+from transformers import BloomConfig, BloomForCausalLM, GptOssConfig, GptOssForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hone_trainer.errors import MissingInput, SpecError
-from hone_trainer.loading import disk_type
+from hone_trainer.loading import attention, disk_type
 from hone_trainer.weights import MappedFile, mapped_weights
 
 # The bound of a load: the model as it is kept, and so many times the largest tensor as it lies on the disk (one is
@@ -76,6 +78,38 @@ class Peak(Training):
                 self.assertLess(found["peak"], found["kept"] + WORKING * largest, found)
                 # A measure that sees nothing would pass as well.
                 self.assertGreater(found["peak"], 0.9 * found["kept"], found)
+
+
+class Attention(Training):
+    def test_models_that_know_no_kernel_of_pytorchs_are_trained_as_well(self) -> None:
+        bloom = BloomForCausalLM(BloomConfig(vocab_size=512, hidden_size=32, n_layer=1, n_head=2))
+        sizes = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 4, "pad_token_id": 0}
+        for model in (bloom, GptOssForCausalLM(GptOssConfig(**sizes, **heads))):
+            with self.subTest(type(model).__name__):
+                directory = self.directory()
+                model.save_pretrained(directory)
+                session = self.session(model=directory)
+                self.assertEqual(session.model.config._attn_implementation, "eager")
+                self.loop(session).train()
+                self.assertEqual(len(self.losses(session)), STEPS)
+        self.assertEqual(self.session().model.config._attn_implementation, "sdpa")
+
+    def test_flash_attention_is_taken_where_it_can_be(self) -> None:
+        here = mock.patch("transformers.utils.is_flash_attn_2_available", lambda: True)
+        gpu = mock.patch("torch.cuda.is_available", lambda: True)
+        # No GPU is here to load such a model on; what is chosen can be asked all the same.
+        with mock.patch.dict(os.environ), here:
+            self.assertIsNone(attention(LlamaForCausalLM, torch.bfloat16))
+            with gpu:
+                self.assertIsNone(attention(LlamaForCausalLM, torch.float32))
+                self.assertIsNone(attention(BloomForCausalLM, torch.bfloat16))
+                self.assertIsNone(attention(GptOssForCausalLM, torch.bfloat16))
+                self.assertNotIn("FLASH_ATTENTION_DETERMINISTIC", os.environ)
+                self.assertEqual(attention(LlamaForCausalLM, torch.bfloat16), "flash_attention_2")
+                self.assertEqual(os.environ["FLASH_ATTENTION_DETERMINISTIC"], "1")
+        with gpu:
+            self.assertIsNone(attention(LlamaForCausalLM, torch.bfloat16))
 
 
 class Files(Training):

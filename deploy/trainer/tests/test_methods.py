@@ -76,6 +76,22 @@ class Methods(Training):
                 for key, value in whole.model.state_dict().items():
                     self.assertTrue(torch.equal(value, found[key]), key)
 
+    def test_recomputing_goes_no_deeper_than_what_is_trained_and_changes_nothing(self) -> None:
+        for name, deeper in (("last block", False), ("lora", True)):
+            with self.subTest(name):
+                plain = self.trained(METHODS[name], base(layers=2))
+                session = self.session(
+                    model=base(layers=2), method=METHODS[name], train={"gradient_checkpointing": True}
+                )
+                self.assertTrue(session.model.is_gradient_checkpointing)
+                seen = []
+                (first,) = (layer for key, layer in session.model.named_modules() if key.endswith("model.layers.0"))
+                first.register_forward_hook(lambda layer, given, found: seen.append(found.requires_grad))
+                self.loop(session).train()
+                self.assertEqual(set(seen), {deeper})
+                for key, value in plain.model.state_dict().items():
+                    self.assertTrue(torch.equal(value, session.model.state_dict()[key]), key)
+
     def test_frozen_tensors_keep_the_type_that_they_have_on_the_disk(self) -> None:
         directory = base(layers=2, dtype=torch.bfloat16)
         before = load_file(directory / "model.safetensors")
