@@ -82,6 +82,18 @@ fn older_versions_get_the_keys_that_they_know() {
 }
 
 #[test]
+fn it_is_told_where_trl_learns_the_questions_too() {
+    let told = |format: &str, loss_on: &str| {
+        let mut job = job(json!({"kind": "trl"}));
+        job.spec["data"]["format"] = json!(format);
+        job.spec["data"]["loss_on"] = json!(loss_on);
+        render(&job, &scene(&NEW)).expect("rendered").told.contains("learns the questions too")
+    };
+    assert!(told("messages", "answers") && told("auto", "last_answer"));
+    assert!(!told("prompt_completion", "answers") && !told("messages", "all"));
+}
+
+#[test]
 fn ranks_are_known_where_hone_starts_them_and_weights_alone_are_told() {
     let on = |kind: &str, gpus, command: &[&str]| {
         let versions = [("axolotl", "0.13.0"), ("llamafactory", "0.9.4"), NEW[0], NEW[1]];

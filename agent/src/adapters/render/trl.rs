@@ -42,13 +42,24 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
             .collect(),
         environment: Vec::new(),
         files: vec![(NAME.to_owned(), config.to_file())],
-        told: told(job, scene, &config, None),
+        told: told(job, scene, &config, None) + loss_on(job),
         stop: hugging_face::stop(scene),
         trigger: None,
         pushes: hugging_face::pushes(scene),
         // Its launcher counts for itself, and may be configured in the image.
         ranks: None,
     })
+}
+
+/// What people are told of the tokens that count, where they are not those of the spec: it masks questions of pairs by
+/// itself, and those of messages only with templates that mark the answers.
+fn loss_on(job: &ToolJob) -> &'static str {
+    let pairs = job.word("/data/format") == Some("prompt_completion");
+    let answers = job.word("/data/loss_on").is_none_or(|word| word != "all");
+    if job.config.is_some() || pairs || !answers {
+        return "";
+    }
+    "; of messages it learns the questions too: write them as prompt and completion for the answers alone"
 }
 
 /// A configuration from the spec alone.
