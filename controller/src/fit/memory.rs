@@ -89,7 +89,7 @@ pub enum NotModelled {
     ExpertsWithoutCheckpointing,
     /// Half of what an fp32 residual stream needs was never observed.
     #[error(
-        "an fp32 residual stream is counted for 4-bit weights with gradient checkpointing only"
+        "an fp32 residual stream is counted for quantised weights with gradient checkpointing only"
     )]
     SingleResidual,
 }

@@ -38,6 +38,11 @@ pub enum Quant {
         /// The scales of the blocks are quantised themselves.
         double: bool,
     },
+    /// Four bits by GPTQ, in groups of this many rows with a scale and a zero each.
+    Gptq4 {
+        /// Rows of a group.
+        group: u64,
+    },
 }
 
 /// One training run on one GPU.
@@ -63,6 +68,9 @@ pub enum RunError {
     /// A rank outside of what is used.
     #[error("a rank of {0}; it must be between 1 and {MOST_RANK}")]
     Rank(u64),
+    /// A group that no tool makes.
+    #[error("a group of {0} rows; it must be between 1 and {MOST_RANK}")]
+    Group(u64),
     /// Quantised weights have no gradient.
     #[error("quantised weights cannot be trained in full")]
     QuantisedFull,
@@ -85,6 +93,11 @@ impl Run {
         let Some(tokens) = tokens.filter(|tokens| (1..=MOST_TOKENS).contains(tokens)) else {
             return Err(RunError::Tokens { seq_len, micro_batch });
         };
+        if let Quant::Gptq4 { group } = quant
+            && !(1..=MOST_RANK).contains(&group)
+        {
+            return Err(RunError::Group(group));
+        }
         match method {
             Method::Lora { rank, .. } if !(1..=MOST_RANK).contains(&rank) => {
                 return Err(RunError::Rank(rank));
@@ -133,6 +146,8 @@ mod tests {
         assert_eq!(run(Method::Full, nf4, 8), Err(RunError::QuantisedFull));
         let targets = Targets { attention: [true; 4], feed_forward: false };
         assert_eq!(run(Method::Lora { rank: 0, targets }, nf4, 8), Err(RunError::Rank(0)));
+        let lora = Method::Lora { rank: 8, targets };
+        assert_eq!(run(lora, Quant::Gptq4 { group: 0 }, 8), Err(RunError::Group(0)));
         assert_eq!(run(Method::Full, Quant::None, 8).map(|run| run.tokens()), Ok(16));
     }
 }

@@ -2,8 +2,16 @@
 
 /// Most parameters that a shape may have. Twenty bytes each are still far from the end of `u64`.
 const MOST_PARAMS: u128 = 1 << 50;
-/// Most of any single number of a shape.
-const MOST: u64 = 1 << 24;
+/// Most elements of a width.
+const MOST_WIDTH: u64 = 1 << 20;
+/// Most layers.
+const MOST_LAYERS: u64 = 1 << 12;
+/// Most experts of a layer.
+const MOST_EXPERTS: u64 = 1 << 10;
+/// Most rows of a vocabulary, or positions.
+const MOST_ROWS: u64 = 1 << 24;
+/// Most norms of a layer.
+const MOST_NORMS: u64 = 16;
 
 /// How a layer normalises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,12 +26,16 @@ pub enum Norm {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
     /// A number is zero or beyond every model.
-    #[error("`{what}` is {value}; it must be between 1 and {MOST}")]
+    #[error("`{what}` is {value}; it must be between {least} and {most}")]
     OutOfRange {
         /// Which number.
         what: &'static str,
         /// What it is.
         value: u64,
+        /// The least that it may be.
+        least: u64,
+        /// The most that it may be.
+        most: u64,
     },
     /// All together are beyond every model.
     #[error("the shape has {0} parameters, more than {MOST_PARAMS}")]
@@ -103,34 +115,25 @@ impl ModelShape {
     /// When a number is outside what any model has.
     pub fn new(numbers: Numbers) -> Result<Self, ShapeError> {
         let n = &numbers;
-        let must = [
-            ("hidden", n.hidden),
-            ("layers", n.layers),
-            ("heads", n.heads),
-            ("kv_heads", n.kv_heads),
-            ("head_dim", n.head_dim),
-            ("intermediate", n.mlp),
-            ("vocab", n.vocab),
-            ("max_pos", n.max_positions),
+        // The least and the most of each.
+        let bounds = [
+            ("hidden", n.hidden, 1, MOST_WIDTH),
+            ("layers", n.layers, 1, MOST_LAYERS),
+            ("heads", n.heads, 1, MOST_WIDTH),
+            ("kv_heads", n.kv_heads, 1, MOST_WIDTH),
+            ("head_dim", n.head_dim, 1, MOST_WIDTH / n.heads.max(n.kv_heads).max(1)),
+            ("intermediate", n.mlp, 1, MOST_WIDTH),
+            ("vocab", n.vocab, 1, MOST_ROWS),
+            ("max_pos", n.max_positions, 1, MOST_ROWS),
+            ("norms_per_layer", n.norms_per_layer, 0, MOST_NORMS),
+            ("n_experts", n.experts, 0, MOST_EXPERTS),
+            ("experts_per_token", n.experts_per_token, n.experts.min(1), n.experts),
+            ("learned_pos", n.learned_positions, 0, MOST_ROWS),
         ];
-        let may = [
-            ("norms_per_layer", n.norms_per_layer),
-            ("n_experts", n.experts),
-            ("experts_per_token", n.experts_per_token),
-            ("learned_pos", n.learned_positions),
-        ];
-        if let Some(&(what, value)) = must
-            .iter()
-            .find(|(_, value)| *value == 0)
-            .or_else(|| must.iter().chain(&may).find(|(_, value)| *value > MOST))
-        {
-            return Err(ShapeError::OutOfRange { what, value });
-        }
-        if n.experts > 0 && !(1..=n.experts).contains(&n.experts_per_token) {
-            return Err(ShapeError::OutOfRange {
-                what: "experts_per_token",
-                value: n.experts_per_token,
-            });
+        let outside =
+            |&&(_, value, least, most): &&(_, u64, u64, u64)| !(least..=most).contains(&value);
+        if let Some(&(what, value, least, most)) = bounds.iter().find(outside) {
+            return Err(ShapeError::OutOfRange { what, value, least, most });
         }
         let params = count(n);
         if params > MOST_PARAMS {
@@ -269,13 +272,21 @@ pub(crate) mod tests {
     #[test]
     fn what_no_model_has_is_refused() {
         let zero = ModelShape::new(Numbers { layers: 0, ..eight_b() });
-        assert_eq!(zero, Err(ShapeError::OutOfRange { what: "layers", value: 0 }));
+        assert!(matches!(zero, Err(ShapeError::OutOfRange { what: "layers", value: 0, .. })));
         let wide = ModelShape::new(Numbers { mlp: u64::MAX, ..eight_b() });
         assert!(
             matches!(wide, Err(ShapeError::OutOfRange { what: "intermediate", .. })),
             "{wide:?}"
         );
-        let large = ModelShape::new(Numbers { hidden: MOST, mlp: MOST, ..eight_b() });
+        let heads = ModelShape::new(Numbers { heads: MOST_WIDTH, ..eight_b() });
+        assert!(matches!(heads, Err(ShapeError::OutOfRange { what: "head_dim", .. })), "{heads:?}");
+        let large = ModelShape::new(Numbers {
+            hidden: MOST_WIDTH,
+            mlp: MOST_WIDTH,
+            experts: MOST_EXPERTS,
+            experts_per_token: 1,
+            ..eight_b()
+        });
         assert!(matches!(large, Err(ShapeError::TooLarge(_))), "{large:?}");
         let lost = ModelShape::new(Numbers { experts: 8, ..eight_b() });
         assert!(matches!(lost, Err(ShapeError::OutOfRange { what: "experts_per_token", .. })));

@@ -6,6 +6,9 @@ use crate::fit::stack::{LossPath, Residual, RopeCache, Stack, workspace};
 /// The trainers whose stack is known, by the first word of their name; their switches stand in brackets.
 const KNOWN: &str = "HF TRL";
 
+/// How the names of cards of compute capability 9.0 and later begin.
+const NINE: [&str; 4] = ["H", "B", "GH", "GB"];
+
 /// The switches in brackets at the end of a framework's name: `none`, `bnb-baseline`, `foak-liger`…
 fn switches(framework: &str) -> Option<&str> {
     let (_, rest) = framework.split_once('[')?;
@@ -34,7 +37,7 @@ pub(super) fn stack(row: &Row) -> Result<Stack, Unmodelled> {
     let mut fused_kernels = false;
     let mut liger = false;
     match switches(&row.framework).ok_or_else(unknown)? {
-        "none" | "bnb-accel" => {}
+        "none" | "bnb-accel" | "gptq-accel" => {}
         "bnb-baseline" => single = true,
         "foak" | "bnb-accel-foak" => fused_kernels = true,
         "foak-liger" | "bnb-accel-foak-liger" => (fused_kernels, liger) = (true, true),
@@ -72,6 +75,6 @@ pub(super) fn stack(row: &Row) -> Result<Stack, Unmodelled> {
         fused_kernels,
         rope_cache,
         quantised_saves_input: older,
-        workspace: workspace(if row.gpu.starts_with('H') { 9 } else { 8 }),
+        workspace: workspace(if NINE.iter().any(|card| row.gpu.starts_with(card)) { 9 } else { 8 }),
     })
 }

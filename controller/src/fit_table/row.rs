@@ -16,7 +16,7 @@ pub struct Row {
     pub id: String,
     /// Id of the model.
     pub model: String,
-    /// `full`, `lora`, `qlora` and others.
+    /// `full`, `lora`, `qlora`, `gptq-lora` and others.
     pub method: String,
     /// How the weights are quantised; empty where they are not.
     pub quant: String,
@@ -44,7 +44,7 @@ pub struct Row {
     pub source: String,
     /// A, B or C.
     pub confidence: String,
-    /// Cards.
+    /// Cards; one where it is empty.
     pub n_gpus: String,
     /// Size of the card of an outcome, GiB.
     pub capacity_gib: String,
@@ -124,7 +124,7 @@ impl Row {
     /// When it cannot be modelled.
     pub fn predict(&self, shapes: &Shapes) -> Result<Memory, Unmodelled> {
         let stack = profile::stack(self)?;
-        if self.n_gpus != "1" {
+        if !matches!(self.n_gpus.as_str(), "" | "1") {
             return Err(Unmodelled::Cards(self.n_gpus.clone()));
         }
         if !self.is_outcome() && self.what_measured != "torch max_allocated" {
@@ -141,16 +141,22 @@ impl Row {
             "" => Quant::None,
             "bnb nf4 double-quant" => Quant::Nf4 { double: true },
             "bnb nf4 (no DQ)" => Quant::Nf4 { double: false },
+            "gptq 4-bit g128" => Quant::Gptq4 { group: 128 },
             other => return Err(unknown("quantisation", other)),
         };
         let method = match self.method.as_str() {
             "full" => Method::Full,
-            "lora" | "qlora" => {
+            "lora" | "qlora" | "gptq-lora" => {
                 Method::Lora { rank: number("rank", &self.lora_r)?, targets: self.targets()? }
             }
             other => return Err(unknown("method", other)),
         };
-        if (self.method == "qlora") == (quant == Quant::None) {
+        let fits = match self.method.as_str() {
+            "qlora" => matches!(quant, Quant::Nf4 { .. }),
+            "gptq-lora" => matches!(quant, Quant::Gptq4 { .. }),
+            _ => quant == Quant::None,
+        };
+        if !fits {
             return Err(unknown("quantisation", &self.quant));
         }
         let checkpointing = match self.grad_ckpt.as_str() {

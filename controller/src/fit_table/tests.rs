@@ -23,6 +23,18 @@ fn report(file: &str) -> Option<Report> {
 
 const DENSE: [&str; 3] = ["none", "bnb-baseline", "bnb-accel"];
 
+/// Whatever is modelled at all is modelled well, whoever is sure of the row.
+#[test]
+fn every_modelled_row_is_met_within_two_per_cent() {
+    let Some(report) = report("vram-measured.csv") else { return };
+    let overall = &report.overall;
+    assert!(overall.modelled >= 42, "{overall:?}");
+    assert!(overall.mape.is_some_and(|error| error <= 0.003), "{overall:?}");
+    for row in report.rows.iter().filter(|row| row.modelled) {
+        assert!(row.error.is_some_and(|error| error.abs() <= 0.02), "{row:?}");
+    }
+}
+
 /// The bounds that are reached; they may be tightened, and never loosened.
 #[test]
 fn known_stacks_on_one_gpu_are_met_within_a_fifth_of_a_per_cent() {
@@ -111,7 +123,12 @@ fn no_formula_names_a_model() {
     assert!(files.len() >= 8, "{files:?}");
     for file in files {
         let text = std::fs::read_to_string(&file).expect("a file").to_lowercase();
-        let named = names.iter().find(|name| text.contains(name.as_str()));
+        // A short name may be a part of another word.
+        let words: Vec<&str> = text.split(|c: char| !c.is_alphabetic()).collect();
+        let named = names.iter().find(|name| match name.len() {
+            0..5 => words.contains(&name.as_str()),
+            _ => text.contains(name.as_str()),
+        });
         assert_eq!(named, None, "{}", file.display());
     }
 }

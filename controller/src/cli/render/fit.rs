@@ -1,5 +1,7 @@
 //! A predicted table as text: its rows, the errors by profile, and what could not be modelled.
 
+use std::collections::BTreeMap;
+
 use super::human::UNKNOWN;
 use super::table::{Kind, facts, table};
 use crate::fit::verdict::Verdict;
@@ -15,7 +17,6 @@ pub fn text(report: &Report, width: usize) -> String {
         ("MEASURED", Kind::Number),
         ("ERROR", Kind::Number),
         ("VERDICT", Kind::Fixed),
-        ("NOT MODELLED", Kind::Text),
     ];
     let rows = table(&columns, &rows, width);
     let groups: Vec<_> =
@@ -31,7 +32,9 @@ pub fn text(report: &Report, width: usize) -> String {
         ("WITHIN 5 %", Kind::Number),
     ];
     let groups = table(&columns, &groups, width);
-    format!("{rows}\n\n{groups}\n\n{}", overall(&report.overall, width))
+    let left = left_out(report, width);
+    let left = if left.is_empty() { left } else { format!("\n\nnot modelled\n{left}") };
+    format!("{rows}\n\n{groups}{left}\n\n{}", overall(&report.overall, width))
 }
 
 fn row(row: &RowReport) -> Vec<String> {
@@ -47,8 +50,21 @@ fn row(row: &RowReport) -> Vec<String> {
         gib(row.measured_gib),
         row.error.map_or_else(|| UNKNOWN.to_owned(), |error| format!("{:+.2} %", 100.0 * error)),
         verdict.to_owned(),
-        row.reason.clone().unwrap_or_default(),
     ]
+}
+
+/// The rows without a prediction, by reason.
+fn left_out(report: &Report, width: usize) -> String {
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for row in &report.rows {
+        if let Some(reason) = &row.reason {
+            by_reason.entry(reason).or_default().push(&row.id);
+        }
+    }
+    let told = by_reason.into_iter().map(|(reason, ids)| {
+        facts(&[(&ids.len().to_string(), format!("{reason}: {}", ids.join(", ")))], width)
+    });
+    told.collect::<Vec<_>>().join("\n")
 }
 
 fn sums(profile: &str, sums: &Overall) -> Vec<String> {
@@ -68,7 +84,7 @@ fn overall(sums: &Overall, width: usize) -> String {
     let not = sums.rows - sums.modelled;
     let pairs = [
         ("rows", sums.rows.to_string()),
-        ("modelled", format!("{} ({not} not; the reason stands beside each)", sums.modelled)),
+        ("modelled", format!("{} ({not} not)", sums.modelled)),
         ("mean error", share(sums.mape)),
         ("median", share(sums.median)),
         ("p95", share(sums.p95)),

@@ -22,7 +22,8 @@ pub(super) struct Activations {
     pub(super) working_set: u64,
 }
 
-/// Counts them. `adapters` is the number of parameters of all adapters, which autocast casts once per pass.
+/// Counts them. `adapters` is the number of parameters of all adapters, which autocast casts and keeps until the loss is
+/// there; a layer that is computed again casts its own.
 pub(super) fn count(shape: &ModelShape, run: &Run, stack: &Stack, adapters: u64) -> Activations {
     let n = shape.numbers();
     let tokens = run.tokens();
@@ -35,9 +36,10 @@ pub(super) fn count(shape: &ModelShape, run: &Run, stack: &Stack, adapters: u64)
     let at_product = tokens * transient;
     let at_matrix = tokens * (2 * n.hidden + 2 * n.mlp) + dequantised;
     let at_layer = at_product.max(at_matrix);
-    let loss = tokens * loss(shape, run, stack);
     let casts = if stack.autocast && stack.adapter_bytes == 4 { 2 * adapters } else { 0 };
+    let loss = tokens * loss(shape, run, stack);
     if run.checkpointing() {
+        let loss = loss + casts;
         let saved = tokens * n.layers * stack.residual.bytes() * n.hidden;
         let working_set = tokens * layer + at_layer + casts / n.layers;
         Activations { saved, loss, working_set }
@@ -107,8 +109,8 @@ fn adapter_inputs(shape: &ModelShape, rank: u64, targets: Targets, stack: &Stack
 /// the feed-forward part.
 ///
 /// Half precision: `6i + 2h`, and `8h` where that part has adapters (a shape-only run gives 267,857 for a layer that
-/// measures 266,546). fp32 residual: `12i + 9h`; the coefficient of `h` is empirical, from the slope between micro-batches
-/// of one configuration (991.5 kB per token measured, 991.3 counted).
+/// measures 266,546). fp32 residual: `12i + 9h`; the coefficient of `h` is empirical, from the slope between two
+/// micro-batches of one configuration (991.5 kB per token measured, 991.2 counted).
 fn transient(shape: &ModelShape, run: &Run, stack: &Stack) -> u64 {
     let n = shape.numbers();
     let (h, i) = (n.hidden, n.mlp);

@@ -1,11 +1,73 @@
 //! The account against figures computed by hand, and its laws.
 
+use proptest::prelude::*;
+
 use super::activations::layer;
 use super::*;
-use crate::fit::run::Targets;
+use crate::fit::run::{MOST_RANK, MOST_TOKENS, Targets};
 use crate::fit::shape::Numbers;
 use crate::fit::shape::tests::{eight_b, seven_b, shape};
 use crate::fit::stack::{LossPath, Residual, workspace};
+
+/// One of the ends of a range.
+fn end(low: u64, high: u64) -> impl Strategy<Value = u64> {
+    prop_oneof![Just(low), Just(high), low..=high]
+}
+
+fn numbers() -> impl Strategy<Value = Numbers> {
+    let widths = (end(1, 1 << 20), end(1, 1 << 20), end(1, 1 << 10), end(1, 1 << 10));
+    let counts =
+        (end(1, 1 << 12), end(1, 1 << 24), end(1, 1 << 24), prop_oneof![Just(0), end(1, 1 << 10)]);
+    (widths, counts).prop_map(|((hidden, mlp, heads, head_dim), (layers, vocab, rows, experts))| {
+        Numbers {
+            hidden,
+            mlp,
+            heads,
+            kv_heads: heads,
+            head_dim,
+            layers,
+            vocab,
+            max_positions: rows,
+            experts,
+            experts_per_token: experts,
+            ..eight_b()
+        }
+    })
+}
+
+proptest! {
+    /// Sums that went over the end would panic here.
+    #[test]
+    fn no_shape_and_run_are_too_large_to_count(
+        numbers in numbers(),
+        tokens in end(1, MOST_TOKENS),
+        rank in end(1, MOST_RANK),
+        kept in any::<bool>(),
+        quant in prop_oneof![
+            Just(Quant::None),
+            Just(Quant::Nf4 { double: false }),
+            Just(Quant::Gptq4 { group: 1 }),
+        ],
+    ) {
+        let Ok(shape) = ModelShape::new(numbers) else { return Ok(()) };
+        let targets = Targets { attention: [true; 4], feed_forward: true };
+        let all = Stack {
+            frozen_in_single: true,
+            rope_cache: RopeCache::All,
+            quantised_saves_input: true,
+            autocast: true,
+            ..stack()
+        };
+        for method in [Method::Full, Method::Lora { rank, targets }] {
+            let Ok(run) = Run::new(method, quant, tokens, 1, !kept) else { continue };
+            for residual in [Residual::Half, Residual::Single] {
+                if let Ok(account) = memory(&shape, &run, &Stack { residual, ..all }) {
+                    prop_assert!(account.peak >= account.resident.total());
+                }
+            }
+        }
+    }
+}
 
 const ATTENTION: Targets = Targets { attention: [true; 4], feed_forward: false };
 

@@ -1,7 +1,7 @@
 //! Bytes of the parameters: of the base as stored, and how many the adapters have.
 
 use crate::fit::run::{Quant, Run, Targets};
-use crate::fit::shape::ModelShape;
+use crate::fit::shape::{Linear, ModelShape};
 use crate::fit::stack::Stack;
 
 /// Bytes of a half-precision element.
@@ -32,11 +32,21 @@ pub(super) const fn nf4(elements: u64, double: bool) -> u64 {
     }
 }
 
+/// Bytes of a matrix in GPTQ: two elements a byte, for each group of its rows a half-precision scale and a four-bit zero
+/// per column, and an fp32-wide group number per row.
+#[must_use]
+pub(super) const fn gptq4(linear: Linear, group: u64) -> u64 {
+    let groups = linear.input.div_ceil(group) * linear.output;
+    linear.elements().div_ceil(2) + HALF * groups + groups.div_ceil(2) + SINGLE * linear.input
+}
+
 /// Bytes of the base model. Only the matrices inside the layers are quantised: embedding, head, norms, biases and
 /// routers are not.
 pub(super) fn base(shape: &ModelShape, run: &Run, stack: &Stack) -> u64 {
-    let Quant::Nf4 { double } = run.quant() else {
-        return HALF * shape.params();
+    let stored = |linear: Linear| match run.quant() {
+        Quant::None => HALF * linear.elements(),
+        Quant::Nf4 { double } => nf4(linear.elements(), double),
+        Quant::Gptq4 { group } => gptq4(linear, group),
     };
     let layers = shape.numbers().layers;
     let experts = shape.stored_experts();
@@ -45,7 +55,7 @@ pub(super) fn base(shape: &ModelShape, run: &Run, stack: &Stack) -> u64 {
     let feed_forward = shape.feed_forward().into_iter().map(|linear| (linear, experts));
     for (linear, times) in attention.chain(feed_forward) {
         elements += times * linear.elements();
-        bytes += times * nf4(linear.elements(), double);
+        bytes += times * stored(linear);
     }
     let rest = if stack.frozen_in_single { SINGLE } else { HALF };
     layers * bytes + rest * (shape.params() - layers * elements)
@@ -75,6 +85,9 @@ mod tests {
         // 4096 × 4096: 262,144 blocks, 1,024 of the second level.
         assert_eq!(nf4(4096 * 4096, true), 8_388_608 + 262_144 + 4096 + 4 + 64 + 1024);
         assert_eq!(nf4(4096 * 4096, false), 8_388_608 + 1_048_576 + 64);
+        // Groups of 128 rows: 32 · 4096 scales and zeros, 4096 group numbers.
+        let square = Linear { input: 4096, output: 4096 };
+        assert_eq!(gptq4(square, 128), 8_388_608 + 262_144 + 65_536 + 16_384);
         assert_eq!(nf4(65, true), 33 + 2 + 4 + 4 + 64 + 1024);
     }
 
