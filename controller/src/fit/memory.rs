@@ -4,6 +4,7 @@
 //! driver, fragmentation and cached blocks are not in it.
 
 mod activations;
+mod sharded;
 mod weights;
 
 #[cfg(test)]
@@ -57,6 +58,8 @@ impl Resident {
 pub struct Memory {
     /// What is there between steps.
     pub resident: Resident,
+    /// What several cards share and each holds whole for a while; 0 on one card.
+    pub gathered: u64,
     /// What the forward pass keeps for the backward pass.
     pub saved: u64,
     /// Logits and loss, at their peak.
@@ -87,6 +90,9 @@ pub enum NotModelled {
     /// Experts without checkpointing.
     #[error("experts are counted with gradient checkpointing only")]
     ExpertsWithoutCheckpointing,
+    /// What other cards hold of them.
+    #[error("several GPUs are counted for dense models with gradient checkpointing only")]
+    Sharded,
     /// Half of what an fp32 residual stream needs was never observed.
     #[error(
         "an fp32 residual stream is counted for quantised weights with gradient checkpointing only"
@@ -94,12 +100,15 @@ pub enum NotModelled {
     SingleResidual,
 }
 
-/// The account of `run` of a model of `shape` by `stack`, on one GPU.
+/// The account of `run` of a model of `shape` by `stack`, on one GPU or for each of several.
 ///
 /// # Errors
 /// When a part of it has no formula that was ever checked.
 pub fn memory(shape: &ModelShape, run: &Run, stack: &Stack) -> Result<Memory, NotModelled> {
     refuse(shape, run, stack)?;
+    if run.gpus() > 1 {
+        return Ok(sharded::sharded(shape, run, stack));
+    }
     let n = shape.numbers();
     let trained = match run.method() {
         Method::Full => shape.params(),
@@ -111,16 +120,11 @@ pub fn memory(shape: &ModelShape, run: &Run, stack: &Stack) -> Result<Memory, No
         Method::Full => weights::HALF,
         Method::Lora { .. } => stack.adapter_bytes,
     };
-    let rope = match stack.rope_cache {
-        RopeCache::All => true,
-        RopeCache::Experts => n.experts > 0,
-        RopeCache::None => false,
-    };
     let resident = Resident {
         weights: weights::base(shape, run, stack),
         adapters: bytes * adapted,
         optimizer: 2 * bytes * trained,
-        buffers: if rope { 2 * weights::HALF * n.layers * n.max_positions * n.head_dim } else { 0 },
+        buffers: buffers(shape, stack),
         workspace: stack.workspace,
     };
     let gradients = bytes * trained;
@@ -139,7 +143,18 @@ pub fn memory(shape: &ModelShape, run: &Run, stack: &Stack) -> Result<Memory, No
     ];
     let (bound_by, most) = phases.into_iter().max_by_key(|(_, bytes)| *bytes).unwrap_or(phases[0]);
     let peak = resident.total() + most;
-    Ok(Memory { resident, saved, loss, working_set, gradients, step, bound_by, peak })
+    Ok(Memory { resident, gathered: 0, saved, loss, working_set, gradients, step, bound_by, peak })
+}
+
+/// Bytes of sine and cosine that the layers keep, in half precision.
+fn buffers(shape: &ModelShape, stack: &Stack) -> u64 {
+    let n = shape.numbers();
+    let cached = match stack.rope_cache {
+        RopeCache::All => true,
+        RopeCache::Experts => n.experts > 0,
+        RopeCache::None => false,
+    };
+    if cached { 2 * weights::HALF * n.layers * n.max_positions * n.head_dim } else { 0 }
 }
 
 /// Refuses what has no checked formula.
@@ -156,6 +171,9 @@ fn refuse(shape: &ModelShape, run: &Run, stack: &Stack) -> Result<(), NotModelle
     }
     if n.experts > 0 && !run.checkpointing() {
         return Err(NotModelled::ExpertsWithoutCheckpointing);
+    }
+    if run.gpus() > 1 && (n.experts > 0 || !run.checkpointing()) {
+        return Err(NotModelled::Sharded);
     }
     let single = stack.residual == super::stack::Residual::Single;
     if single && (run.quant() == Quant::None || !run.checkpointing()) {

@@ -2,6 +2,8 @@
 
 /// Most tokens of one micro-batch.
 pub const MOST_TOKENS: u64 = 1 << 22;
+/// Most cards of one run.
+pub const MOST_GPUS: u64 = 1 << 14;
 /// Highest rank of an adapter.
 pub const MOST_RANK: u64 = 1 << 14;
 
@@ -45,13 +47,14 @@ pub enum Quant {
     },
 }
 
-/// One training run on one GPU.
+/// One training run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     method: Method,
     quant: Quant,
     tokens: u64,
     checkpointing: bool,
+    gpus: u64,
 }
 
 /// A run that makes no sense.
@@ -71,6 +74,9 @@ pub enum RunError {
     /// A group that no tool makes.
     #[error("a group of {0} rows; it must be between 1 and {MOST_RANK}")]
     Group(u64),
+    /// No cards, or more than anybody has.
+    #[error("{0} GPUs; it must be between 1 and {MOST_GPUS}")]
+    Gpus(u64),
     /// Quantised weights have no gradient.
     #[error("quantised weights cannot be trained in full")]
     QuantisedFull,
@@ -105,7 +111,25 @@ impl Run {
             Method::Full if quant != Quant::None => return Err(RunError::QuantisedFull),
             _ => {}
         }
-        Ok(Self { method, quant, tokens, checkpointing })
+        Ok(Self { method, quant, tokens, checkpointing, gpus: 1 })
+    }
+
+    /// The same run on each of `gpus` cards, which share parameters, gradients and states evenly (FSDP, full shard).
+    ///
+    /// # Errors
+    /// When there are none, or too many.
+    pub fn sharded(self, gpus: u64) -> Result<Self, RunError> {
+        if (1..=MOST_GPUS).contains(&gpus) {
+            Ok(Self { gpus, ..self })
+        } else {
+            Err(RunError::Gpus(gpus))
+        }
+    }
+
+    /// Cards that share the run.
+    #[must_use]
+    pub const fn gpus(&self) -> u64 {
+        self.gpus
     }
 
     /// What is trained.

@@ -15,10 +15,11 @@ fn switches(framework: &str) -> Option<&str> {
     rest.strip_suffix(']')
 }
 
-/// The name of the profile that a row belongs to.
-pub(super) fn name(row: &Row) -> &str {
+/// The name of the profile that a row belongs to. Runs that are sharded over several cards have profiles of their own.
+pub(super) fn name(row: &Row) -> String {
     let known = row.framework.starts_with(KNOWN);
-    switches(&row.framework).filter(|_| known).unwrap_or(&row.framework)
+    let name = switches(&row.framework).filter(|_| known).unwrap_or(&row.framework);
+    if known && row.is_shared() { format!("{name}, sharded") } else { name.to_owned() }
 }
 
 /// The stack of `row`: what its switches imply, then what its notes say of versions.

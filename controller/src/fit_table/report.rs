@@ -56,7 +56,7 @@ impl RowReport {
         let answer = account.zip(row.capacity()).map(|(account, card)| verdict(account.peak, card));
         Self {
             id: row.id.clone(),
-            profile: profile::name(row).to_owned(),
+            profile: profile::name(row),
             confidence: row.confidence.clone(),
             modelled: account.is_some(),
             quantity: "allocated",

@@ -46,6 +46,8 @@ pub struct Row {
     pub confidence: String,
     /// Cards; one where it is empty.
     pub n_gpus: String,
+    /// How several cards share the work.
+    pub parallel: String,
     /// Size of the card of an outcome, GiB.
     pub capacity_gib: String,
     /// What came of a run that was not measured.
@@ -71,9 +73,9 @@ pub enum Unmodelled {
         /// What it says.
         value: String,
     },
-    /// More than one card.
-    #[error("{0} GPUs: only one is modelled yet")]
-    Cards(String),
+    /// Cards that share the work in another way than by full shards.
+    #[error("{0} GPUs by `{1}` are not modelled yet")]
+    Cards(String, String),
     /// Another quantity was measured.
     #[error("`{0}` was measured; only the allocator's peak is predicted yet")]
     Quantity(String),
@@ -100,6 +102,12 @@ impl Row {
         self.measured_gib.is_empty() && !self.outcome.is_empty()
     }
 
+    /// Whether several cards share the run.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        !matches!(self.n_gpus.as_str(), "" | "1")
+    }
+
     /// What was measured, GiB.
     #[must_use]
     pub fn measured(&self) -> Option<f64> {
@@ -124,9 +132,6 @@ impl Row {
     /// When it cannot be modelled.
     pub fn predict(&self, shapes: &Shapes) -> Result<Memory, Unmodelled> {
         let stack = profile::stack(self)?;
-        if !matches!(self.n_gpus.as_str(), "" | "1") {
-            return Err(Unmodelled::Cards(self.n_gpus.clone()));
-        }
         if !self.is_outcome() && self.what_measured != "torch max_allocated" {
             return Err(Unmodelled::Quantity(self.what_measured.clone()));
         }
@@ -166,7 +171,13 @@ impl Row {
         };
         let seq_len = number("length", &self.seq_len)?;
         let micro_batch = number("micro-batch", &self.micro_batch)?;
-        Ok(Run::new(method, quant, seq_len, micro_batch, checkpointing)?)
+        let run = Run::new(method, quant, seq_len, micro_batch, checkpointing)?;
+        match (self.n_gpus.as_str(), self.parallel.as_str()) {
+            _ if !self.is_shared() => Ok(run),
+            // The trainers with a profile shard fully unless they are told otherwise.
+            (gpus, "" | "FSDP full shard") => Ok(run.sharded(number("number of GPUs", gpus)?)?),
+            (gpus, parallel) => Err(Unmodelled::Cards(gpus.to_owned(), parallel.to_owned())),
+        }
     }
 
     fn targets(&self) -> Result<Targets, Unmodelled> {

@@ -91,7 +91,7 @@ fn overall(sums: &Overall, width: usize) -> String {
         ("worst under", share(sums.worst_under)),
         ("within 5 %", share(sums.within_5_percent)),
         ("do not fit", sums.refused.to_string()),
-        ("compared", "the allocator's peak (max_memory_allocated) of one GPU".to_owned()),
+        ("compared", "the allocator's peak (max_memory_allocated) of each GPU".to_owned()),
     ];
     facts(&pairs, width)
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::activations::layer;
 use super::*;
-use crate::fit::run::{MOST_RANK, MOST_TOKENS, Targets};
+use crate::fit::run::{MOST_GPUS, MOST_RANK, MOST_TOKENS, Targets};
 use crate::fit::shape::Numbers;
 use crate::fit::shape::tests::{eight_b, seven_b, shape};
 use crate::fit::stack::{LossPath, Residual, workspace};
@@ -43,6 +43,7 @@ proptest! {
         tokens in end(1, MOST_TOKENS),
         rank in end(1, MOST_RANK),
         kept in any::<bool>(),
+        gpus in end(1, MOST_GPUS),
         quant in prop_oneof![
             Just(Quant::None),
             Just(Quant::Nf4 { double: false }),
@@ -59,7 +60,8 @@ proptest! {
             ..stack()
         };
         for method in [Method::Full, Method::Lora { rank, targets }] {
-            let Ok(run) = Run::new(method, quant, tokens, 1, !kept) else { continue };
+            let run = Run::new(method, quant, tokens, 1, !kept).and_then(|run| run.sharded(gpus));
+            let Ok(run) = run else { continue };
             for residual in [Residual::Half, Residual::Single] {
                 if let Ok(account) = memory(&shape, &run, &Stack { residual, ..all }) {
                     prop_assert!(account.peak >= account.resident.total());
@@ -123,6 +125,37 @@ fn a_full_run_takes_ten_bytes_a_parameter_at_the_step() {
     assert_eq!(account.bound_by, Phase::Backward);
 }
 
+/// Measured: 80,320,612,864 bytes on each of two cards under autocast, and 36,225,955,840 for 7,241,732,096 parameters
+/// without.
+#[test]
+fn shards_are_fp32_under_autocast() {
+    let run =
+        |seq| Run::new(Method::Full, Quant::None, seq, 2, true).and_then(|run| run.sharded(2));
+    let liger = Stack { loss: LossPath::FUSED_LINEAR, autocast: true, ..stack() };
+    let account = memory(&shape(eight_b()), &run(4096).expect("a run"), &liger).expect("counted");
+    assert_eq!(account.bound_by, Phase::Step);
+    assert_eq!(account.peak, 20 * 8_030_261_248 / 2 + 17_039_360);
+    let small = shape(Numbers { vocab: 32_000, ..eight_b() });
+    let account = memory(&small, &run(4096).expect("a run"), &stack()).expect("counted");
+    assert_eq!(account.peak, 10 * 7_241_732_096 / 2 + 17_039_360);
+}
+
+/// Measured on four cards with 65,536 tokens each: 57,380,385,280 bytes, bound by the backward pass. By hand: two bytes of
+/// 8,030,261,248 parameters and sixteen of 13,631,488 by four; embedding, head and one layer gathered.
+#[test]
+fn sharded_adapters_gather_head_and_layer() {
+    let method = Method::Lora { rank: 16, targets: ATTENTION };
+    let run = Run::new(method, Quant::None, 4096, 16, true).and_then(|run| run.sharded(4));
+    let liger =
+        Stack { loss: LossPath::FUSED_LINEAR, autocast: true, fused_kernels: true, ..stack() };
+    let account = memory(&shape(eight_b()), &run.expect("a run"), &liger).expect("counted");
+    let root = 2 * 2 * 128_256 * 4096;
+    assert_eq!(account.gathered, root + (2 * 8_030_261_248 - root) / 32);
+    let resident = (2 * 8_030_261_248 + 12 * 13_631_488) / 4 + 17_039_360;
+    assert_eq!((account.resident.total(), account.gradients), (resident, 13_631_488));
+    assert!(account.peak.abs_diff(57_380_385_280) < 10_000_000, "{account:?}");
+}
+
 /// The same by hand: 2 bytes of 7,241,732,096 parameters, 16 of 13,631,488 less the gradients that come later; per
 /// token 2 · 4096 for 32 layers, 12 · 32,000 and 6 · 4096. Measured: 25,653,881,344 bytes.
 #[test]
@@ -163,6 +196,8 @@ fn what_was_never_checked_is_said() {
     assert_eq!(refused(&old, &kept), Some(NotModelled::LayersWithoutCheckpointing));
     let experts = shape(Numbers { experts: 8, experts_per_token: 2, ..eight_b() });
     assert_eq!(refused(&experts, &kept), Some(NotModelled::ExpertsWithoutCheckpointing));
+    let many = lora(Quant::None, 8).sharded(2).expect("a run");
+    assert_eq!(refused(&experts, &many), Some(NotModelled::Sharded));
     let single = Stack { residual: Residual::Single, ..stack() };
     let none = memory(&shape(eight_b()), &lora(Quant::None, 8), &single);
     assert_eq!(none.err(), Some(NotModelled::SingleResidual));
