@@ -23,6 +23,7 @@ pub mod context;
 mod events;
 mod explain;
 mod export;
+mod fit;
 mod follow;
 mod image;
 mod init;
@@ -129,6 +130,7 @@ enum Command {
     Login(login::Args),
     Export(export::Args),
     Restore(restore::Args),
+    Fit(fit::Args),
     Completions(completions::Args),
 }
 
@@ -148,6 +150,7 @@ impl Command {
             Self::Events(args) => args.output,
             Self::Export(args) => args.output,
             Self::Restore(args) => args.output,
+            Self::Fit(args) => args.output,
             Self::Node(verb) => verb.output(),
             Self::Operator(verb) => verb.output(),
             Self::Login(args) => args.output,
@@ -255,6 +258,7 @@ async fn run(cli: &Cli, ctx: &mut Ctx) -> anyhow::Result<Exit> {
         Command::Login(args) => login::run(args, &cli.global, ctx).await,
         Command::Export(args) => export::run(args, ctx).await,
         Command::Restore(args) => restore::run(args, ctx),
+        Command::Fit(args) => fit::run(args, ctx),
         Command::Completions(args) => completions::run(args, ctx),
     }
 }

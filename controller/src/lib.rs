@@ -8,6 +8,8 @@ pub mod config;
 pub mod core;
 pub mod driver;
 pub mod durable;
+pub mod fit;
+pub mod fit_table;
 pub mod identity;
 pub mod placement;
 pub mod renewal;

@@ -1,6 +1,7 @@
 //! Turning values into text for people: pure functions, no terminal, no clock.
 
 pub mod curve;
+pub mod fit;
 pub mod hardware;
 pub mod human;
 pub mod job;

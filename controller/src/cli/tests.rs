@@ -216,7 +216,7 @@ async fn json_holds_the_same_values_wherever_the_option_stands() {
 const WITHOUT_JSON: [&str; 3] = ["serve", "pull", "completions"];
 
 /// A command line for every other verb.
-const WITH_JSON: [&[&str]; 23] = [
+const WITH_JSON: [&[&str]; 24] = [
     &["init"],
     &["submit", "job.yaml"],
     &["ps"],
@@ -227,6 +227,7 @@ const WITH_JSON: [&[&str]; 23] = [
     &["checkpoints", "7"],
     &["explain", "7"],
     &["events"],
+    &["fit", "--table", "measured.csv"],
     &["node", "token"],
     &["node", "list"],
     &["node", "show", "n-2"],
@@ -243,7 +244,7 @@ const WITH_JSON: [&[&str]; 23] = [
 ];
 
 /// Verbs that need more than a made-up controller; their values are tested where they are made.
-const NOT_RUN: [&str; 5] = ["init", "submit", "login", "export", "restore"];
+const NOT_RUN: [&str; 6] = ["init", "submit", "login", "export", "restore", "fit"];
 
 /// Every verb by its words.
 fn verbs(command: &clap::Command, before: &str) -> Vec<String> {
