@@ -15,20 +15,50 @@ pub use report::{Group, Overall, Report, RowReport};
 pub use row::Row;
 pub use shapes::Shapes;
 
+use crate::fit::shape::ShapeError;
+
 /// A table that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {source}")]
-pub struct TableError {
-    what: &'static str,
-    #[source]
-    source: csv::Error,
+pub enum TableError {
+    /// It is no CSV file with a header.
+    #[error("the table of {what} cannot be read")]
+    Unreadable {
+        /// What it should hold.
+        what: &'static str,
+        /// Why.
+        source: csv::Error,
+    },
+    /// Its header lacks a column without which no row says anything.
+    #[error("the table of {what} has no column `{column}`")]
+    Column {
+        /// What it should hold.
+        what: &'static str,
+        /// The column.
+        column: &'static str,
+    },
+    /// A number of a shape is outside what any model has.
+    #[error("no model has the shape of `{id}`")]
+    Shape {
+        /// Id of the model.
+        id: String,
+        /// Which number.
+        source: ShapeError,
+    },
 }
 
-/// Reads all records of `text`, a CSV file with a header. Columns that a record does not know are left alone.
+/// Reads all records of `text`, a CSV file whose header has these columns. Those that a record does not know are left
+/// alone.
 fn records<T: serde::de::DeserializeOwned>(
     what: &'static str,
+    columns: &[&'static str],
     text: &str,
 ) -> Result<Vec<T>, TableError> {
+    let unreadable = |source| TableError::Unreadable { what, source };
     let mut reader = csv::Reader::from_reader(text.as_bytes());
-    reader.deserialize().collect::<Result<_, _>>().map_err(|source| TableError { what, source })
+    let header = reader.headers().map_err(unreadable)?;
+    if let Some(column) = columns.iter().find(|column| !header.iter().any(|name| name == **column))
+    {
+        return Err(TableError::Column { what, column });
+    }
+    reader.deserialize().collect::<Result<_, _>>().map_err(unreadable)
 }

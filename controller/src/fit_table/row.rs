@@ -8,6 +8,9 @@ use crate::fit::GIB;
 use crate::fit::memory::{Memory, NotModelled, memory};
 use crate::fit::run::{Method, Quant, Run, RunError, Targets};
 
+/// Columns without which nothing is said of a configuration.
+const COLUMNS: [&str; 6] = ["id", "model", "method", "seq_len", "micro_batch", "framework"];
+
 /// A row as it is written. A column that a table does not have is empty.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -91,9 +94,9 @@ impl Row {
     /// Reads a table.
     ///
     /// # Errors
-    /// When it is not a CSV file with a header.
+    /// When it is not a CSV file with a header that names a configuration.
     pub fn read(text: &str) -> Result<Vec<Self>, TableError> {
-        records("the table cannot be read", text)
+        records("configurations", &COLUMNS, text)
     }
 
     /// Whether the row tells an outcome and no measurement.

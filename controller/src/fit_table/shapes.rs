@@ -54,18 +54,18 @@ impl Shapes {
 
     /// Adds the shapes of a table, which win over those that are there. Where it is silent on experts per token, those
     /// of the shape that was there stay, or else two; where it tells fewer positions (some tables give the attention's
-    /// window), the more stay. Rows that no model can have are left out, and so are not found later.
+    /// window), the more stay.
     ///
     /// # Errors
-    /// When it is not a CSV file with these columns.
+    /// When it is not a CSV file with these columns, or when no model can have one of its shapes.
     pub fn add(&mut self, text: &str) -> Result<(), TableError> {
-        let lines: Vec<Line> = records("the table of shapes cannot be read", text)?;
+        let lines: Vec<Line> = records("shapes", &["hf_id"], text)?;
         for line in lines {
             let before = self.0.get(&line.hf_id).map(ModelShape::numbers);
             let numbers = numbers(&line, before);
-            if let Ok(shape) = ModelShape::new(numbers) {
-                self.0.insert(line.hf_id, shape);
-            }
+            let shape = ModelShape::new(numbers)
+                .map_err(|source| TableError::Shape { id: line.hf_id.clone(), source })?;
+            self.0.insert(line.hf_id, shape);
         }
         Ok(())
     }

@@ -95,7 +95,7 @@ fn every_published_shape_has_its_parameters() {
         params_formula: u64,
     }
     let Some(text) = reference("model-shapes.csv") else { return };
-    let published: Vec<Published> = records("shapes", &text).expect("read");
+    let published: Vec<Published> = records("shapes", &[], &text).expect("read");
     assert!(published.len() >= 68);
     let mut brought = Shapes::default();
     brought.add(&text).expect("the table is read");
@@ -140,6 +140,20 @@ fn no_formula_names_a_model() {
         });
         assert_eq!(named, None, "{}", file.display());
     }
+}
+
+#[test]
+fn a_table_of_something_else_is_refused_with_the_column_that_it_lacks() {
+    let error = Row::read("id,model\nx,y\n").expect_err("no configuration");
+    assert_eq!(error.to_string(), "the table of configurations has no column `method`");
+    assert!(Row::read("id,model\nx\n").is_err() && Row::read("").is_err());
+    let error = Shapes::default().add("a,b\n1,2\n").expect_err("no shapes");
+    assert_eq!(error.to_string(), "the table of shapes has no column `hf_id`");
+    let built_in = include_str!("../../data/shapes.csv");
+    let header = built_in.lines().next().expect("a header");
+    let line = format!("o/m{}", ",0".repeat(header.matches(',').count()));
+    let error = Shapes::default().add(&format!("{header}\n{line}\n")).expect_err("no width");
+    assert_eq!(error.to_string(), "no model has the shape of `o/m`");
 }
 
 #[test]
