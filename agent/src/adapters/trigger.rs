@@ -1,12 +1,12 @@
 //! Saves on request, for tools that look for a file after each step and save where they are when it is there. With it an
 //! interval may be minutes, or what a save costs, and a tool that knows no signal saves before it is stopped.
 
-use std::io;
 use std::time::{Duration, Instant};
 
-use hone_proto::id::Step;
+use hone_proto::id::{AttemptId, Step};
 
 use super::job::ToolJob;
+use super::steering::Steering;
 use crate::layout::AttemptDirs;
 use crate::trainer::leave_request;
 
@@ -24,12 +24,13 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// Nothing is known before the first save: it comes after this time, and is measured.
 const FIRST: Duration = Duration::from_secs(60);
 
-/// Asks the attempt's tool for a save, through this file.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn ask(dirs: &AttemptDirs, name: &str) -> io::Result<()> {
-    leave_request(&dirs.output(), name)
+/// Asks the attempt's tool for a save, if it can be asked.
+pub fn ask(attempt: AttemptId, dirs: &AttemptDirs, steering: &Steering) {
+    if let Some(name) = &steering.trigger
+        && let Err(error) = leave_request(&dirs.output(), name)
+    {
+        tracing::warn!(%attempt, %error, "the tool could not be asked for a checkpoint");
+    }
 }
 
 /// Training between two saves, when one takes so long: the same as that of hone's own trainer (`intervals.py`).

@@ -86,7 +86,7 @@ impl Performer {
     ) {
         let dirs = self.layout.attempt(attempt);
         let before = before_the_next(&dirs, steering);
-        self.pull(attempt, steering);
+        trigger::ask(attempt, &dirs, steering);
         let id = ContainerId::new(container.to_owned());
         let running = async || match self.runtime.observe(&id).await {
             Ok(seen) => {
@@ -108,18 +108,10 @@ impl Performer {
 
     /// Only a file: a program that does not know the signal, or does not know it yet, would die of it.
     pub(super) fn ask_to_save(&self, attempt: AttemptId) {
-        match steering::kept(&self.layout.attempt(attempt)) {
-            Some(steering) => self.pull(attempt, &steering),
+        let dirs = self.layout.attempt(attempt);
+        match steering::kept(&dirs) {
+            Some(steering) => trigger::ask(attempt, &dirs, &steering),
             None => self.leave(attempt, CHECKPOINT),
-        }
-    }
-
-    /// Asks a tool for a save, if it can be asked.
-    fn pull(&self, attempt: AttemptId, steering: &Steering) {
-        if let Some(name) = &steering.trigger
-            && let Err(error) = trigger::ask(&self.layout.attempt(attempt), name)
-        {
-            tracing::warn!(%attempt, %error, "the tool could not be asked for a checkpoint");
         }
     }
 

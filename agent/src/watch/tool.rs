@@ -317,11 +317,8 @@ impl ToolReader {
             return;
         }
         // It is written before the container is made; a tool that has no such file is told steps instead.
-        let steering = steering::kept(&self.dirs);
-        if let Some(name) = steering.and_then(|steering| steering.trigger)
-            && let Err(error) = trigger::ask(&self.dirs, &name)
-        {
-            tracing::warn!(attempt = %self.id, %error, "the tool could not be asked for a checkpoint");
+        if let Some(steering) = steering::kept(&self.dirs) {
+            trigger::ask(self.id, &self.dirs, &steering);
         }
     }
 

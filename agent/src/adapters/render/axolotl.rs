@@ -26,7 +26,7 @@ pub(super) fn render(job: &ToolJob, scene: &Scene) -> Result<Rendered, RenderErr
         whole(&mut config, job, scene)?;
     }
     let trigger = trigger_of(scene);
-    overlay(&mut config, job, scene);
+    overlay(&mut config, job, scene, trigger);
     finish(&mut config, job, scene)?;
     let launcher: &[&str] =
         if scene.gpus > 1 { &["--launcher", "torchrun"] } else { &["--launcher", "python"] };
@@ -55,22 +55,17 @@ fn trigger_of(scene: &Scene) -> Option<&'static str> {
 }
 
 /// Its own names for what is hone's to decide. It passes over keys that it does not know and says nothing.
-fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
+fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene, trigger: Option<&str>) {
     config.lay("output_dir", OUTPUT);
     config.lay("dataset_prepared_path", "/hone/cache/prepared");
     config.lay("logging_steps", hugging_face::logging_steps(config, job));
-    let trigger = trigger_of(scene);
-    super::saves::lay(config, job, scene, trigger.is_some());
+    super::saves::overlay(config, job, scene, trigger.is_some(), 4);
     if let Some(name) = trigger {
         // With several processes each look is a broadcast, for which all of them wait.
         let every = if scene.gpus > 1 { 10 } else { 1 };
         let look = json!({"enabled": true, "check_interval": every, "trigger_file_path": name});
         config.lay("dynamic_checkpoint", look);
     }
-    let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(4);
-    config.lay("save_total_limit", kept.max(3));
-    config.lay("save_only_model", false);
-    super::saves::lay_format(config, job, scene);
     config.lay("use_tensorboard", true);
     if !scene.versions.at_least("transformers", [5, 0]) {
         config.lay("logging_dir", TENSORBOARD);

@@ -11,8 +11,6 @@ use crate::adapters::job::{StopSignal, ToolJob};
 
 /// Steps between two records at most: progress is on the screen, and a figure that is not a number is seen.
 const MAX_LOGGING_STEPS: u64 = 10;
-/// Checkpoints that the tool keeps: one is being written, one may be on its way out, and one is whole.
-const LEAST_KEPT: u64 = 3;
 
 /// Paths, logging, saves and resume, which are hone's to decide; everything else stays the user's.
 pub(super) fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
@@ -34,11 +32,7 @@ pub(super) fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene) {
     }
     // Its bar gives the step where nothing better does.
     config.lay("disable_tqdm", board);
-    super::saves::lay(config, job, scene, super::trigger(job).is_some());
-    let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(LEAST_KEPT);
-    config.lay("save_total_limit", kept.max(LEAST_KEPT));
-    config.lay("save_only_model", false);
-    super::saves::lay_format(config, job, scene);
+    super::saves::overlay(config, job, scene, super::trigger(job).is_some(), 3);
     config.lay("push_to_hub", false);
     // It would retry with another batch and say nothing.
     config.lay("auto_find_batch_size", false);

@@ -11,6 +11,8 @@ use crate::adapters::job::{ToolJob, ToolKind};
 
 /// Steps between two checkpoints where nothing better can be told to the tool; a spec that names no interval says this.
 const STEPS: u64 = 100;
+/// Checkpoints that the tool keeps: one is being written, one may be on its way out, and one is whole.
+const LEAST_KEPT: u64 = 3;
 /// More steps than a run has: it saves at its end, and when it is asked.
 const NEVER: u64 = 1_000_000_000;
 
@@ -68,8 +70,18 @@ fn are_the_users(said: &Said<'_>) -> bool {
 /// The key that ties saves to evaluations.
 const BEST: &str = "load_best_model_at_end";
 
-/// Lays it over the configuration, under the names of `TrainingArguments`. `asked`: it saves as well when it is asked to.
-pub(super) fn lay(config: &mut Config, job: &ToolJob, scene: &Scene, asked: bool) {
+/// What is hone's to decide of checkpoints, under the names of `TrainingArguments`: when they are saved, how many stay
+/// (`kept` where nobody says), and what is in them. `asked`: it saves as well when it is asked to.
+pub(super) fn overlay(config: &mut Config, job: &ToolJob, scene: &Scene, asked: bool, kept: u64) {
+    lay(config, job, scene, asked);
+    let kept = config.get("save_total_limit").and_then(Value::as_u64).unwrap_or(kept);
+    config.lay("save_total_limit", kept.max(LEAST_KEPT));
+    config.lay("save_only_model", false);
+    lay_format(config, job, scene);
+}
+
+/// Lays the intervals over the configuration.
+fn lay(config: &mut Config, job: &ToolJob, scene: &Scene, asked: bool) {
     let said = Said { config, job, scene };
     if are_the_users(&said) {
         return;
@@ -92,7 +104,7 @@ pub(super) fn lay(config: &mut Config, job: &ToolJob, scene: &Scene, asked: bool
 
 /// Has weights saved as safetensors, which is what a complete checkpoint is known by. Only against what the user says:
 /// the `Trainer` does so by itself, and from 5.0 on knows nothing else.
-pub(super) fn lay_format(config: &mut Config, job: &ToolJob, scene: &Scene) {
+fn lay_format(config: &mut Config, job: &ToolJob, scene: &Scene) {
     let said = Said { config, job, scene };
     let five = scene.versions.at_least("transformers", [5, 0]);
     if !five && said.get("save_safetensors").is_some_and(|value| value != Value::Bool(true)) {
